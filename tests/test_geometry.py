@@ -1,0 +1,115 @@
+"Orientation: the same patient gives the same slices and gets the same mask back, however the file is stored."
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from conftest import content, restored, run, shared
+from liverseg.phantom import make_subject
+from liverseg.volume import from_slices, read_volume, to_slices, write_mask
+
+ORDERS = [''.join(o) for o in itertools.permutations('RLAPSI', 3) if all(len(set(o) & set(pair)) == 1 for pair in ('RL', 'AP', 'SI'))]
+GEOMETRY = ('dim', 'pixdim', 'qform_code', 'sform_code', 'quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z',
+            'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
+
+
+def round_trip(path, out):
+    "Image to slices, a mask made on the slices, and back; the mask is compared on the file's own grid"
+    vol = read_volume(path)
+    middle = float(np.median(vol.data))
+    write_mask(from_slices(to_slices(vol.data) > middle), vol, out)
+    stored, mask = nib.load(path), nib.load(out)
+    assert np.array_equal(np.asarray(mask.dataobj), np.asarray(stored.dataobj) > middle)
+    assert mask.get_data_dtype() == np.uint8 and mask.shape == stored.shape
+    for key in GEOMETRY:
+        assert np.array_equal(mask.header[key], stored.header[key]), key
+    return vol
+
+
+def test_there_are_48(): assert len(ORDERS) == 48
+
+
+@pytest.fixture(scope='module')
+def subject(): return make_subject(seed=4, shape=(30, 26, 12))
+
+
+@pytest.mark.parametrize('order', ORDERS)
+def test_synthetic_in_all_orders(order, subject, tmp_path):
+    nib.save(restored(nib.Nifti1Image(subject.hu, subject.affine), order), tmp_path / 'a.nii.gz')
+    vol = round_trip(tmp_path / 'a.nii.gz', tmp_path / 'mask.nii.gz')
+    assert np.array_equal(to_slices(vol.data), to_slices(subject.hu))
+    assert np.allclose(vol.affine, subject.affine, atol=1e-4)
+
+
+def test_real_in_all_orders(tmp_path):
+    files = sorted(shared('wild', 'orientations').glob('*.nii*'))
+    assert len(files) == 48
+    first = None
+    for f in files:
+        slices = to_slices(round_trip(f, tmp_path / 'mask.nii.gz').data)
+        first = slices if first is None else first
+        assert np.array_equal(slices, first), f.name
+
+
+@pytest.mark.parametrize('name', ['oblique', 'sheared', 'anisotropic', 'qform only', 'no form', 'big endian', 'nifti-2', 'pair', 'scaled', 'one slice', 'trailing axis'])
+def test_odd_grids(name, subject, tmp_path):
+    img = nib.Nifti1Image(subject.hu, subject.affine)
+    turn = np.eye(4)
+    turn[:3, :3] = [[.96, -.28, 0], [.28, .96, 0], [0, 0, 1]]
+    shear = np.eye(4)
+    shear[1, 2] = .3
+    path = tmp_path / 'a.nii.gz'
+    if name == 'oblique': img = nib.Nifti1Image(subject.hu, turn @ subject.affine)
+    if name == 'sheared': img = nib.Nifti1Image(subject.hu, shear @ subject.affine)
+    if name == 'anisotropic': img = nib.Nifti1Image(subject.hu, subject.affine @ np.diag([.3, 1.7, 4, 1]))
+    if name == 'qform only': img.set_sform(None, 0), img.set_qform(subject.affine, 1)
+    if name == 'no form': img.set_sform(None, 0), img.set_qform(None, 0)
+    if name == 'big endian': img = nib.Nifti1Image(subject.hu.astype('>i2'), subject.affine, nib.Nifti1Header(endianness='>'))
+    if name == 'nifti-2': img = nib.Nifti2Image(subject.hu, subject.affine)
+    if name == 'pair': img, path = nib.Nifti1Pair(subject.hu, subject.affine), tmp_path / 'a.img'
+    if name == 'scaled': img.header.set_slope_inter(2, -1024)
+    if name == 'one slice': img = nib.Nifti1Image(subject.hu[:, :, 5], subject.affine)
+    if name == 'trailing axis': img = nib.Nifti1Image(subject.hu[..., None], subject.affine)
+    nib.save(img, path)
+    vol = round_trip(path, tmp_path / 'mask.nii.gz')
+    if name not in ('scaled', 'one slice', 'no form'):
+        assert np.array_equal(vol.data, subject.hu)
+    if name == 'pair': assert nib.load(tmp_path / 'mask.nii.gz').header['magic'] == b'n+1'
+
+
+def test_simpleitk_sees_the_same_grid(subject, tmp_path):
+    sitk = pytest.importorskip('SimpleITK')
+    for order in ('RAS', 'LPS', 'SAR', 'PIL'):
+        nib.save(restored(nib.Nifti1Image(subject.hu, subject.affine), order), tmp_path / 'a.nii.gz')
+        round_trip(tmp_path / 'a.nii.gz', tmp_path / 'mask.nii.gz')
+        a, b = (sitk.ReadImage(str(tmp_path / f)) for f in ('a.nii.gz', 'mask.nii.gz'))
+        assert (a.GetSize(), a.GetSpacing(), a.GetOrigin(), a.GetDirection()) == (b.GetSize(), b.GetSpacing(), b.GetOrigin(), b.GetDirection())
+
+
+def test_command_line_in_other_orders(src, tmp_path):
+    "The whole conversion, image and mask each stored in an order of its own"
+    run('convert', src, tmp_path / 'a', ok=0)
+    for f, order in zip(sorted(src.rglob('*.nii.gz')), itertools.cycle(['LPS', 'SRA', 'PIR', 'IAL', 'ASL'])):
+        nib.save(restored(nib.load(f), order), f)
+    run('convert', src, tmp_path / 'b', ok=0)
+    assert content(tmp_path / 'a') == content(tmp_path / 'b')
+
+
+@pytest.mark.parametrize('order', ['LPS', 'SAL', 'PIR', 'ILP'])
+def test_predict_in_other_orders(order, cohort, model, tmp_path):
+    scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
+    nib.save(restored(nib.load(scan), order), tmp_path / 'other.nii.gz')
+    run('predict', model, scan, tmp_path / 'a.nii.gz', '--device', 'cpu', ok=0)
+    run('predict', model, tmp_path / 'other.nii.gz', tmp_path / 'b.nii.gz', '--device', 'cpu', ok=0)
+    a, b = nib.load(tmp_path / 'a.nii.gz'), nib.load(tmp_path / 'b.nii.gz')
+    assert b.shape == nib.load(tmp_path / 'other.nii.gz').shape
+    assert np.array_equal(np.asarray(restored(b, 'RAS').dataobj), np.asarray(restored(a, 'RAS').dataobj))
+
+
+def test_liver_is_on_the_pictures_left(png):
+    from PIL import Image
+    import pandas as pd
+    table = pd.read_csv(png / 'manifest.csv')
+    columns = [np.nonzero(np.array(Image.open(png / m)))[1].mean() for m in table.loc[table['liver_px'] > 50, 'mask']]
+    assert np.mean(columns) < 28  # of 64

@@ -1,0 +1,116 @@
+"The ImageNet weights: cache, a file, a real download from a local server, and what is said when there are none."
+import hashlib
+import http.server
+import json
+import shutil
+import threading
+
+import pytest
+import torch
+from torchvision import models
+
+from conftest import run
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    "A made-up weights file of resnet18's shapes, with its own hash in its name as torchvision's have"
+    folder = tmp_path_factory.mktemp('weights')
+    torch.manual_seed(0)
+    torch.save(models.resnet18(weights=None).state_dict(), folder / 'w.pth')
+    digest = hashlib.sha256((folder / 'w.pth').read_bytes()).hexdigest()[:8]
+    return (folder / 'w.pth').rename(folder / f'resnet18-{digest}.pth')
+
+
+@pytest.fixture
+def server(weights):
+    "A web server on this machine that serves the folder of the weights"
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args): super().__init__(*args, directory=str(weights.parent))
+        def log_message(self, *args): pass
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Quiet) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{httpd.server_port}'
+        httpd.shutdown()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    "An empty torch cache"
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path / 'hub'))
+    yield tmp_path / 'hub/checkpoints'
+    torch.hub.set_dir(before)
+
+
+def patched(monkeypatch, url):
+    "Let torchvision's resnet18 weights be at `url`"
+    from types import SimpleNamespace as NS
+    monkeypatch.setattr(models, 'get_model_weights', lambda arch: NS(DEFAULT=NS(url=url)))
+
+
+def test_download_from_a_server(server, weights, cache, monkeypatch):
+    from liverseg.train import pretrained_encoder
+    patched(monkeypatch, f'{server}/{weights.name}')
+    encoder = pretrained_encoder('resnet18')
+    assert torch.equal(encoder[0].weight, torch.load(weights, weights_only=True)['conv1.weight'])
+    assert (cache / weights.name).read_bytes() == weights.read_bytes()
+
+
+def test_a_download_with_another_hash_is_refused(server, weights, cache, monkeypatch):
+    from liverseg.train import pretrained_encoder
+    from liverseg.volume import BadInput
+    shutil.copy(weights, weights.with_name('resnet18-00000000.pth'))
+    patched(monkeypatch, f'{server}/resnet18-00000000.pth')
+    with pytest.raises(BadInput, match='resnet18-00000000.pth'):
+        pretrained_encoder('resnet18')
+    assert not list(cache.glob('*.pth'))
+
+
+def test_what_is_not_there_is_named(server, cache, monkeypatch):
+    from liverseg.train import pretrained_encoder
+    from liverseg.volume import BadInput
+    patched(monkeypatch, f'{server}/resnet18-12345678.pth')
+    with pytest.raises(BadInput) as e:
+        pretrained_encoder('resnet18')
+    for word in ('resnet18-12345678.pth', str(cache), '--weights', '--no-pretrained'):
+        assert word in str(e.value)
+
+
+def test_a_pickle_that_runs_something_does_not(cache, tmp_path, monkeypatch):
+    import os
+    from liverseg.train import pretrained_encoder
+    from liverseg.volume import BadInput
+    class Bomb:
+        def __reduce__(self): return os.mkdir, (str(tmp_path / 'boom'),)
+    cache.mkdir(parents=True)
+    torch.save(Bomb(), cache / 'resnet18-f37072fd.pth')
+    with pytest.raises(BadInput, match='cannot be read as weights'):
+        pretrained_encoder('resnet18')
+    assert not (tmp_path / 'boom').exists()
+
+
+def test_command_line_with_a_cache(weights, png, tmp_path):
+    "The file in torch's cache, under torchvision's name, is what training starts from"
+    cache = tmp_path / 'torch/hub/checkpoints'
+    cache.mkdir(parents=True)
+    shutil.copy(weights, cache / 'resnet18-f37072fd.pth')
+    args = ['train', png, tmp_path / 'm', '--size', 32, '--epochs', 1, '--arch', 'resnet18', '--device', 'cpu']
+    run(*args, ok=0, env={'TORCH_HOME': str(tmp_path / 'torch')})
+    assert json.loads((tmp_path / 'm/model.json').read_text())['pretrained'] is True
+
+
+def test_command_line_with_a_file(weights, png, tmp_path):
+    args = ['train', png, tmp_path / 'm', '--size', 32, '--epochs', 1, '--arch', 'resnet18', '--device', 'cpu']
+    run(*args, '--weights', weights, ok=0, env={'TORCH_HOME': str(tmp_path / 'torch')})
+    assert 'no such file' in run(*args[:2], tmp_path / 'n', *args[3:], '--weights', tmp_path / 'gone.pth', ok=1).stderr
+    assert not (tmp_path / 'n').exists()
+
+
+def test_command_line_without_either(png, tmp_path):
+    "No cache and no network (a proxy where nobody listens): one sentence, no model"
+    env = {'TORCH_HOME': str(tmp_path / 'torch'), 'https_proxy': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9'}
+    done = run('train', png, tmp_path / 'm', '--size', 32, '--epochs', 1, '--device', 'cpu', ok=1, env=env)
+    said = [line for line in done.stderr.splitlines() if line.startswith('liverseg: ')]
+    assert len(said) == 1 and 'resnet34-b627a593.pth' in said[0] and '--no-pretrained' in said[0]
+    assert not (tmp_path / 'm').exists()
