@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all figures notebooks readme export clean
+.PHONY: help demo test test-all figures notebooks readme export real clean
 
 help:      ## list the targets
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
 
 demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice and pictures out (under 8 minutes)
 	$(BIN)/liverseg demo demo
@@ -23,7 +23,7 @@ export: $(READY)  ## notebooks to library
 	$(BIN)/nbdev_export
 
 notebooks: $(READY)  ## run every chapter and keep its outputs
-	for nb in nbs/[0-9]*.ipynb nbs/index.ipynb; do $(BIN)/python -m nbconvert --to notebook --execute --inplace $$nb || exit 1; done
+	$(BIN)/python tests/run_notebooks.py nbs/[0-9]*.ipynb
 	$(BIN)/nbdev_clean
 
 readme: $(READY)  ## README.md from nbs/index.ipynb
@@ -35,8 +35,25 @@ figures: demo  ## the pictures in img/, from the demo's run
 	cp demo/model/valid.png img/valid.png
 	cp demo/report_tta/cases.png img/test.png
 
+REAL := ../shared/data
+FAST := --size 128 --no-pretrained --no-last-cross
+
+real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared/data is at hand (half an hour)
+	$(BIN)/liverseg convert $(REAL)/ircad real/png
+	time $(BIN)/liverseg train real/png real/model $(FAST) --epochs 12
+	time $(BIN)/liverseg evaluate real/model real/png real/report
+	time $(BIN)/liverseg evaluate real/model real/png real/report_tta --tta flip
+	time $(BIN)/liverseg predict real/model $(REAL)/ircad/test/nii/ircad_e17_orig.nii.gz real/mask.nii.gz --tta flip
+	$(BIN)/liverseg import-slices $(REAL)/msd2d real/msd --window 0,255
+	time $(BIN)/liverseg train real/msd real/msd_model $(FAST) --epochs 8
+	time $(BIN)/liverseg evaluate real/msd_model real/msd real/msd_report --split valid
+	time $(BIN)/liverseg evaluate real/msd_model real/msd real/msd_report_tta --split valid --tta flip
+	$(BIN)/liverseg convert $(REAL)/ircad real/png255 --window 0,255
+	time $(BIN)/liverseg evaluate real/msd_model real/png255 real/msd_report_17
+	test ! -d demo/model || $(BIN)/liverseg evaluate demo/model real/png real/report_demo
+
 clean:     ## remove the environment and everything that can be made again
-	rm -rf .venv demo build dist *.egg-info _docs _proc
+	rm -rf .venv demo real build dist *.egg-info _docs _proc
 
 $(READY): settings.ini setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

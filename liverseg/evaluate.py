@@ -4,24 +4,23 @@
 
 # %% auto #0
 __all__ = ['RULES', 'REPORT_FILES', 'dice_from_counts', 'dice', 'slice_row', 'case_table', 'summarise', 'evaluate_slices',
-           'read_grey', 'read_mask', 'show_cases', 'evaluate']
+           'show_cases', 'evaluate']
 
-# %% ../nbs/07_evaluate.ipynb #5a93478c
+# %% ../nbs/07_evaluate.ipynb #69522a0c
 import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from .convert import check_target, track, whole_folder
-from .data import read_manifest
+from .data import read_grey, read_manifest, read_mask
 from .train import auto_device, dataset_window, load_model
-from .tta import slice_probs
+from .tta import slice_probs, tta_remark
 from .volume import BadInput
 
-# %% ../nbs/07_evaluate.ipynb #544081ed
+# %% ../nbs/07_evaluate.ipynb #a896e444
 RULES = dict(
     both_empty='undefined (NaN): left out of every mean, and counted',
     one_empty='0: a liver that was missed, or seen where there is none',
@@ -36,7 +35,7 @@ def dice_from_counts(
     size = np.asarray(pred + true, float)
     return np.where(size > 0, 2*np.asarray(both, float) / np.where(size > 0, size, 1), np.nan)
 
-# %% ../nbs/07_evaluate.ipynb #23ef2a75
+# %% ../nbs/07_evaluate.ipynb #30b1bf07
 def dice(
     pred: np.ndarray, # mask, any shape
     true: np.ndarray, # mask, same shape
@@ -45,7 +44,7 @@ def dice(
     pred, true = np.asarray(pred) > 0, np.asarray(true) > 0
     return float(dice_from_counts((pred & true).sum(), pred.sum(), true.sum()))
 
-# %% ../nbs/07_evaluate.ipynb #499235fd
+# %% ../nbs/07_evaluate.ipynb #1a430e08
 def slice_row(
     subject: str,
     z: int,
@@ -56,7 +55,7 @@ def slice_row(
     both, p, t = (int(np.count_nonzero(m)) for m in ((pred > 0) & (true > 0), pred, true))
     return dict(subject=subject, z=z, dice=float(dice_from_counts(both, p, t)), both_px=both, pred_px=p, true_px=t)
 
-# %% ../nbs/07_evaluate.ipynb #d14865cc
+# %% ../nbs/07_evaluate.ipynb #f9bef55e
 def case_table(
     slices: pd.DataFrame, # rows of `slice_row`
     spacing: dict = None, # subject to (dx, dy, dz) in mm; NaN where unknown
@@ -69,7 +68,7 @@ def case_table(
                              volume_ml_true=cases['true_px']*ml, volume_ml_pred=cases['pred_px']*ml, mean_slice_dice=counts['mean'].to_numpy(),
                              slices=counts['size'].to_numpy(), true_px=cases['true_px'], pred_px=cases['pred_px'], both_px=cases['both_px']))
 
-# %% ../nbs/07_evaluate.ipynb #b8dc4770
+# %% ../nbs/07_evaluate.ipynb #44c74f94
 def summarise(
     slices: pd.DataFrame, # rows of `slice_row`
     cases: pd.DataFrame, # of `case_table`
@@ -83,7 +82,7 @@ def summarise(
                 cases=len(cases), cases_both_empty=int(cases['dice'].isna().sum()), slices=len(slices), slices_both_empty=int(slices['dice'].isna().sum()),
                 false_positive_px_on_empty_slices=int(slices.loc[slices['true_px'] == 0, 'pred_px'].sum()), rules=RULES)
 
-# %% ../nbs/07_evaluate.ipynb #76346a55
+# %% ../nbs/07_evaluate.ipynb #7e120d41
 def evaluate_slices(
     net, # as `load_model` returns it
     meta: dict, # its description
@@ -96,25 +95,9 @@ def evaluate_slices(
     data = Path(data)
     probs = slice_probs(net, meta, (read_grey(data/f) for f in table['image']), tta, bs)
     return pd.DataFrame([slice_row(r.subject, r.z, prob > .5, read_mask(data/r.mask, prob.shape))
-                         for r, prob in zip(table.itertuples(), track(probs, len(table)))])
+                         for r, prob in track(zip(table.itertuples(), probs), len(table))])
 
-# %% ../nbs/07_evaluate.ipynb #10c23f58
-def read_grey(
-    path, # a slice that `convert` wrote
-) -> np.ndarray: # (h, w) uint8
-    "An 8-bit grey picture; raises `BadInput`"
-    try: img = np.asarray(Image.open(path))
-    except (OSError, ValueError, SyntaxError): raise BadInput(f'{path}: cannot be read as a picture; convert again')
-    if img.dtype != np.uint8 or img.ndim != 2: raise BadInput(f'{path}: is not an 8-bit grey picture; convert again')
-    return img
-
-def read_mask(path, shape):
-    "A mask that must hold 0 and 1 and be of `shape`"
-    mask = read_grey(path)
-    if mask.shape != shape or mask.max(initial=0) > 1: raise BadInput(f'{path}: is not a mask of 0 and 1 on its slice of {shape}; convert again')
-    return mask
-
-# %% ../nbs/07_evaluate.ipynb #8fe4a543
+# %% ../nbs/07_evaluate.ipynb #de6daff6
 def show_cases(
     net, meta, # the model
     data, # folder that `convert` wrote
@@ -133,7 +116,7 @@ def show_cases(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/07_evaluate.ipynb #a9253ca9
+# %% ../nbs/07_evaluate.ipynb #64c2d736
 def _outline(ax, net, meta, data, row, tta):
     "One slice with the outlines of truth and prediction"
     grey = read_grey(data/row['image'])
@@ -143,7 +126,7 @@ def _outline(ax, net, meta, data, row, tta):
         if mask.any() and not mask.all(): ax.contour(mask, [.5], colors=colour, linewidths=1.2)
     ax.axis('off')
 
-# %% ../nbs/07_evaluate.ipynb #4e816caf
+# %% ../nbs/07_evaluate.ipynb #a15caba2
 def evaluate(
     model, # folder that `train` wrote
     data, # folder that `convert` wrote
@@ -158,6 +141,7 @@ def evaluate(
     check_target(report, REPORT_FILES, 'summary.json')
     net, meta = load_model(model, auto_device(device))
     table = _measurable(data, split, meta, say)
+    if remark := tta_remark(meta, tta): say(remark)
     slices = evaluate_slices(net, meta, data, table, tta, bs)
     spacing = {s: tuple(r.iloc[0]) for s, r in table.groupby('subject')[['dx', 'dy', 'dz']]}
     cases = case_table(slices, spacing)
@@ -165,7 +149,7 @@ def evaluate(
     _write_report(report, cases, slices, summary, show_cases(net, meta, data, table, cases, tta))
     return summary
 
-# %% ../nbs/07_evaluate.ipynb #31dfc203
+# %% ../nbs/07_evaluate.ipynb #aba03905
 def _measurable(data, split, meta, say):
     "The rows of `split` that have masks; says what must be known about them"
     if (found := dataset_window(data)[0]) != tuple(meta['window']):
@@ -181,7 +165,7 @@ def _measurable(data, split, meta, say):
     if seen: say(f'warning: the model was trained on {", ".join(sorted(seen))}, so this flatters it')
     return table
 
-# %% ../nbs/07_evaluate.ipynb #466ab12f
+# %% ../nbs/07_evaluate.ipynb #66d9a334
 REPORT_FILES = ('cases.csv', 'slices.csv', 'summary.json', 'cases.png')
 
 def _write_report(report, cases, slices, summary, fig):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Segmentation', 'Segmenter', 'predict']
 
-# %% ../nbs/08_predict.ipynb #da712e36
+# %% ../nbs/08_predict.ipynb #8dc15dca
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,10 @@ import torch
 
 from .convert import track
 from .train import auto_device, load_model
-from .tta import slice_probs
+from .tta import slice_probs, tta_remark
 from .volume import BadInput, Volume, from_slices, read_volume, to_slices, volume_ml, window, write_mask
 
-# %% ../nbs/08_predict.ipynb #e9ec218c
+# %% ../nbs/08_predict.ipynb #06981962
 @dataclass
 class Segmentation:
     "What a segmenter found in a scan"
@@ -25,10 +25,10 @@ class Segmentation:
     scan: Volume # the scan that it lies on
 
     @property
-    def volume_ml(self): return volume_ml(self.mask, self.scan.spacing)
+    def volume_ml(self): return volume_ml(self.mask, self.scan.affine)
     def save(self, path): write_mask(self.mask, self.scan, path)
 
-# %% ../nbs/08_predict.ipynb #db07a172
+# %% ../nbs/08_predict.ipynb #9594b15c
 @dataclass
 class Segmenter:
     "A trained network that takes whole scans"
@@ -42,7 +42,7 @@ class Segmenter:
     ): # `Segmenter`; raises `BadInput`
         return cls(*load_model(folder, auto_device(device)))
 
-# %% ../nbs/08_predict.ipynb #ec5236fa
+# %% ../nbs/08_predict.ipynb #672027ff
 from fastcore.basics import patch
 
 @patch
@@ -59,7 +59,7 @@ def segment(self: Segmenter,
     for z, prob in enumerate(track(slice_probs(self.net, self.meta, grey, tta, bs), len(slices))): mask[z] = prob > .5
     return Segmentation(from_slices(mask), vol)
 
-# %% ../nbs/08_predict.ipynb #053927ae
+# %% ../nbs/08_predict.ipynb #79a61122
 def predict(
     model, # folder that `liverseg train` wrote
     scan, # a NIfTI file
@@ -67,11 +67,15 @@ def predict(
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
     bs: int = 8, # slices at once
     device: str = 'auto',
+    say=print, # takes what is worth telling
 ) -> Segmentation:
     "Segment one scan and write its mask; raises `BadInput`"
     out = Path(out)
     if not out.name.endswith(('.nii', '.nii.gz')): raise BadInput(f'{out}: a mask is written as NIfTI; let its name end in .nii.gz')
     if out.is_dir() or out.resolve() == Path(scan).resolve(): raise BadInput(f'{out}: is {"a folder" if out.is_dir() else "the scan itself"}; give another name for the mask')
-    found = Segmenter.load(model, device).segment(scan, tta, bs)
+    segmenter = Segmenter.load(model, device)
+    if remark := tta_remark(segmenter.meta, tta): say(remark)
+    found = segmenter.segment(scan, tta, bs)
+    for note in found.scan.notes: say(f'note: {scan}: {note}')
     found.save(out)
     return found

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'NO_MODEL', 'ARCHS', 'MODEL_FILES', 'pretrained_encoder', 'CaseDice', 'liver_learner', 'fit', 'plot_loss',
-           'save_model', 'describe', 'read_meta', 'load_model', 'auto_device', 'dataset_window', 'train', 'fit_logged',
-           'read_history', 'draw']
+           'save_model', 'describe', 'read_meta', 'load_model', 'auto_device', 'dataset_window', 'Recipe', 'train',
+           'fit_logged', 'read_history', 'draw']
 
-# %% ../nbs/05_train.ipynb #a20d81c2
+# %% ../nbs/05_train.ipynb #1ca2c5f4
 import json, math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
 
-from .data import CODES, liver_dls, training_table # first: it imports fastai without its warning
+from .data import CODES, MASK_LOOK, check_slices, liver_dls, training_table # first: it imports fastai without its warning
 import fastai
+from fastcore.meta import delegates
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -30,7 +32,7 @@ from . import __version__
 from .convert import check_target, whole_folder
 from .volume import WINDOW, BadInput, atomic_write
 
-# %% ../nbs/05_train.ipynb #bf04c81d
+# %% ../nbs/05_train.ipynb #9c1287f2
 def pretrained_encoder(
     arch: str, # a torchvision resnet, such as 'resnet34'
     weights=None, # a weights file of yours; torchvision's cache or download if not given
@@ -42,7 +44,7 @@ def pretrained_encoder(
     except (RuntimeError, TypeError, AttributeError): raise BadInput(f'{where}: holds no weights of {arch}; give the file {_file_name(url)}')
     return create_body(net, pretrained=False, cut=model_meta[getattr(models, arch)]['cut'])
 
-# %% ../nbs/05_train.ipynb #cfede207
+# %% ../nbs/05_train.ipynb #05ccd926
 def _file_name(url): return Path(urlparse(url).path).name
 
 def _weights(url, file):
@@ -58,7 +60,7 @@ def _weights(url, file):
                        f'put that file there, give it with --weights FILE, or train with --no-pretrained')
     except Exception as e: raise BadInput(f'{where}: cannot be read as weights ({type(e).__name__}); delete it and download {_file_name(url)} again')
 
-# %% ../nbs/05_train.ipynb #5c8f9977
+# %% ../nbs/05_train.ipynb #d10dd434
 class CaseDice(Metric):
     "Mean over the validation subjects of the Dice of all their slices together; a subject with neither true nor predicted liver is left out"
     def reset(self): self.at, self.counts = 0, {}
@@ -78,7 +80,7 @@ class CaseDice(Metric):
     @property
     def name(self): return 'case_dice'
 
-# %% ../nbs/05_train.ipynb #13c0fa77
+# %% ../nbs/05_train.ipynb #d629313a
 def liver_learner(
     dls, # `DataLoaders` of slices and masks
     arch: str = 'resnet34', # a torchvision resnet
@@ -96,7 +98,7 @@ def liver_learner(
         learn.freeze()
     return learn
 
-# %% ../nbs/05_train.ipynb #7761618b
+# %% ../nbs/05_train.ipynb #87b71a4b
 def fit(
     learn: Learner,
     epochs: int = 10, # times through the training slices
@@ -104,10 +106,13 @@ def fit(
 ):
     "One-cycle training, with a first epoch apart for the decoder where the encoder is pretrained"
     if learn.opt is None: learn.create_opt()
-    if learn.opt.frozen_idx == 0: learn.fit_one_cycle(epochs, lr)
-    else: learn.fine_tune(epochs, lr, freeze_epochs=1)
+    if learn.opt.frozen_idx == 0: return learn.fit_one_cycle(epochs, lr)
+    learn.fit_one_cycle(1, lr)
+    if epochs == 1: return
+    learn.unfreeze()
+    learn.fit_one_cycle(epochs - 1, slice(lr/10, lr)) # the pretrained layers change more slowly
 
-# %% ../nbs/05_train.ipynb #f385245d
+# %% ../nbs/05_train.ipynb #19fc2f36
 def plot_loss(
     history: pd.DataFrame, # a row an epoch: train_loss, valid_loss and case_dice, as `CSVLogger` writes them
 ) -> plt.Figure:
@@ -124,7 +129,7 @@ def plot_loss(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/05_train.ipynb #a973d0f6
+# %% ../nbs/05_train.ipynb #b72b5fe8
 FORMAT = 1 # of model.json
 
 def save_model(
@@ -138,7 +143,7 @@ def save_model(
     save_file(state, folder/'model.safetensors')
     atomic_write(folder/'model.json', (json.dumps(meta, indent=1) + '\n').encode())
 
-# %% ../nbs/05_train.ipynb #44e2edc3
+# %% ../nbs/05_train.ipynb #67f760fe
 def describe(
     arch: str, # encoder
     size: int, # pixels
@@ -151,7 +156,7 @@ def describe(
     return dict(format='liverseg', version=FORMAT, arch=arch, last_cross=last_cross, size=size, channels=3, window=[float(v) for v in hu_window],
                 mean=list(mean), std=list(std), classes=CODES, versions=dict(liverseg=__version__, torch=torch.__version__, fastai=fastai.__version__), **more)
 
-# %% ../nbs/05_train.ipynb #9649a06c
+# %% ../nbs/05_train.ipynb #3dd7d7da
 NO_MODEL = ('no trained weights ship with liverseg; make a model with `liverseg convert SRC DATA`, `liverseg train DATA MODEL` '
             'and `liverseg evaluate MODEL DATA REPORT`, or try `liverseg demo`')
 
@@ -169,7 +174,7 @@ def read_meta(
         if not good(meta.get(key)): raise BadInput(f"{path}: has {key} = {meta.get(key)!r}, which cannot be; copy the model folder again")
     return meta
 
-# %% ../nbs/05_train.ipynb #a27a3f92
+# %% ../nbs/05_train.ipynb #952909a6
 def _numbers(n): return lambda v: isinstance(v, list) and len(v) == n and all(isinstance(x, (int, float)) and math.isfinite(x) for x in v)
 
 ARCHS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
@@ -177,7 +182,7 @@ _FIELDS = dict(arch=lambda v: v in ARCHS, last_cross=lambda v: isinstance(v, boo
                channels=lambda v: v == 3, window=lambda v: _numbers(2)(v) and v[0] < v[1], mean=_numbers(3), std=lambda v: _numbers(3)(v) and min(v) > 0,
                classes=lambda v: v == CODES)
 
-# %% ../nbs/05_train.ipynb #75b36a83
+# %% ../nbs/05_train.ipynb #132a559f
 def load_model(
     folder, # what `train` wrote
     device='cpu', # where to put it
@@ -191,14 +196,14 @@ def load_model(
         raise BadInput(f"{path}: does not hold the weights that model.json describes ({str(e).splitlines()[0]}); copy the model folder again")
     return net.eval().to(device), meta
 
-# %% ../nbs/05_train.ipynb #55b7e284
+# %% ../nbs/05_train.ipynb #f481fe8b
 def auto_device(name='auto'):
     "'auto' is the fastest that is there, anything else is taken at its word; raises `BadInput`"
     if name == 'auto': return torch.device(default_device())
     try: return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError): raise BadInput(f"the device '{name}' is not there; give --device cpu, or auto for the fastest that is")
 
-# %% ../nbs/05_train.ipynb #80df71a5
+# %% ../nbs/05_train.ipynb #d10a2bba
 def dataset_window(
     data, # what `convert` wrote
 ) -> tuple: # ((low, high), a remark or '')
@@ -209,72 +214,87 @@ def dataset_window(
     except (ValueError, KeyError, TypeError): raise BadInput(f'{path}: tells no window [low, high]; convert again')
     return (low, high), ''
 
-# %% ../nbs/05_train.ipynb #f8fa1ac6
-MODEL_FILES = {'model.safetensors', 'model.json', 'history.csv', 'loss.png', 'batch.png', 'valid.png'}
+# %% ../nbs/05_train.ipynb #74df2150
+@dataclass
+class Recipe:
+    "How a model is trained; everything here ends up in model.json"
+    size: int = 256 # pixels of the square that the network sees
+    epochs: int = 10 # times through the training slices
+    batch_size: int = 8 # slices
+    valid: float = 0.2 # share of the subjects kept for validation, unless the data mark some as valid
+    split: str = 'subject' # or 'slice', for comparison with the reference only
+    arch: str = 'resnet34' # encoder
+    pretrained: bool = True # ImageNet weights in the encoder
+    weights: str|None = None # a file with them
+    lr: float = 1e-3 # highest learning rate
+    flip: bool = True # mirror training pictures
+    last_cross: bool = True # as in `liver_learner`
+    seed: int = 42
 
+# %% ../nbs/05_train.ipynb #4f4c47fe
+MODEL_FILES = ('model.safetensors', 'model.json', 'history.csv', 'loss.png', 'batch.png', 'valid.png')
+
+@delegates(Recipe)
 def train(
     data, # folder that `convert` wrote
     model, # folder to make
-    size: int = 256, # pixels
-    epochs: int = 10,
-    batch_size: int = 8, # slices
-    valid: float = 0.2, # share of the subjects kept for validation
-    split: str = 'subject', # or 'slice', for comparison with the reference only
-    arch: str = 'resnet34',
-    pretrained: bool = True, # ImageNet weights in the encoder
-    weights=None, # a file with them
-    lr: float = 1e-3, # highest learning rate
-    last_cross: bool = True, # as in `liver_learner`
-    seed: int = 42,
     device: str = 'auto',
     say=print, # takes what is worth telling
+    **kwargs
 ) -> dict: # the description in model.json
     "Train a model on converted slices; raises `BadInput`, and then leaves nothing"
+    r = Recipe(**kwargs)
     check_target(model, MODEL_FILES, 'model.json')
-    table, (hu_window, remark) = training_table(data, valid, split, seed), dataset_window(data)
+    table, (hu_window, remark) = training_table(data, r.valid, r.split, r.seed), dataset_window(data)
     if remark: say(remark)
-    _say_split(table, split, say)
-    set_seed(seed, reproducible=True)
-    dls = liver_dls(data, table, size, batch_size, device=auto_device(device))
-    learn = liver_learner(dls, arch, pretrained, weights, last_cross)
-    options = dict(split=split, pretrained=pretrained, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
-    with whole_folder(model, MODEL_FILES, 'model.json') as part:
-        learn.path = part
-        fit_logged(learn, epochs, lr, say)
-        meta = describe(arch, size, hu_window, last_cross, **options, subjects=_subjects(table), metrics=_last_metrics(part))
-        save_model(learn.model, meta, part)
-        draw(learn, part)
+    _say_split(table, r.split, say)
+    check_slices(data, table)
+    set_seed(r.seed, reproducible=True)
+    dls = liver_dls(data, table, r.size, r.batch_size, flip=r.flip, device=auto_device(device))
+    learn = liver_learner(dls, r.arch, r.pretrained, r.weights, r.last_cross)
+    with whole_folder(model, MODEL_FILES, 'model.json') as learn.path:
+        fit_logged(learn, r.epochs, r.lr, say)
+        return _keep(learn, r, hu_window, table)
+
+# %% ../nbs/05_train.ipynb #bb6e13d7
+def _keep(learn, r, hu_window, table):
+    "Save the trained network, its description and its pictures in `learn.path`"
+    more = {k: v for k, v in asdict(r).items() if k not in ('arch', 'size', 'last_cross', 'weights')}
+    meta = describe(r.arch, r.size, hu_window, r.last_cross, **more, subjects=_subjects(table), metrics=_last_metrics(learn.path))
+    save_model(learn.model, meta, learn.path)
+    draw(learn, learn.path)
     return meta
 
-# %% ../nbs/05_train.ipynb #bc0bf4b5
+# %% ../nbs/05_train.ipynb #7d06ce20
 def _say_split(table, split, say):
     "Tell what is trained on, and what is not"
     t, v = table[~table['is_valid']], table[table['is_valid']]
     say(f"training on {len(t)} slices of {t['subject'].nunique()} subject(s)" + (f", validating on {len(v)} of {v['subject'].nunique()}" if len(v) else ''))
     if not len(v): say('there is no subject left for validation: training without it, so judge the model on test subjects only')
-    if split == 'slice': say('the split is by slice: neighbouring slices are on both sides, and the validation Dice is flattered')
+    if split == 'slice' and not (table['split'] == 'valid').any(): say('the split is by slice: neighbouring slices are on both sides, and the validation Dice is flattered')
 
 def _subjects(table): return {name: sorted(table.loc[table['is_valid'] == flag, 'subject'].unique()) for name, flag in (('train', False), ('valid', True))}
 
-# %% ../nbs/05_train.ipynb #edf05e53
+# %% ../nbs/05_train.ipynb #0950271f
 def fit_logged(learn, epochs, lr, say=print):
     "`fit`, with history.csv in `learn.path` and a line an epoch for `say`"
     learn.add_cb(CSVLogger(fname='history.csv', append=True))
-    learn.add_cb(_Teller(say))
+    learn.add_cb(_Teller(say, epochs))
     with learn.no_bar(), learn.no_logging(): fit(learn, epochs, lr)
 
-# %% ../nbs/05_train.ipynb #f644a199
+# %% ../nbs/05_train.ipynb #c0403b83
 class _Teller(Callback):
     "Says one line an epoch"
     order = 60
-    def __init__(self, say): self.say = say
+    def __init__(self, say, epochs): self.say, self.epochs, self.at = say, epochs, 0
     def after_epoch(self):
         if hasattr(self, 'gather_preds'): return # predictions are no epoch of training
+        self.at += 1
         values = dict(zip(self.recorder.metric_names, self.recorder.log))
         told = [f'{name.replace("_", " ")} {v:.4f}' for name, v in values.items() if isinstance(v, float)]
-        self.say(f"epoch {self.epoch + 1} of {self.n_epoch}: {', '.join(told)}, {values['time']}")
+        self.say(f"epoch {self.at} of {self.epochs}: {', '.join(told)}, {values['time']}")
 
-# %% ../nbs/05_train.ipynb #08812f48
+# %% ../nbs/05_train.ipynb #0b856a62
 def read_history(
     folder, # a model folder
 ) -> pd.DataFrame: # a row an epoch: train_loss, valid_loss, case_dice, time
@@ -288,21 +308,21 @@ def _last_metrics(folder):
     last = read_history(folder).iloc[-1].drop(['epoch', 'time'])
     return {name: round(float(v), 6) for name, v in last.items() if pd.notna(v)}
 
-# %% ../nbs/05_train.ipynb #77571f78
+# %% ../nbs/05_train.ipynb #4cf3071b
 def draw(
     learn: Learner, # trained
     folder, # where batch.png, loss.png and valid.png go
 ):
     "Pictures of a training batch, of the loss and, where there is a validation set, of predictions on it"
-    folder, look = Path(folder), dict(vmin=0, vmax=1)
-    learn.dls.show_batch(max_n=8, nrows=2, figsize=(10, 5.2), alpha=.5, **look)
+    folder = Path(folder)
+    learn.dls.show_batch(max_n=8, nrows=2, figsize=(10, 5.2), **MASK_LOOK)
     _save_fig(folder/'batch.png')
     plot_loss(read_history(folder)); _save_fig(folder/'loss.png')
     if not len(learn.dls.valid_ds): return
-    with learn.no_bar(): learn.show_results(dl=_with_liver(learn), max_n=4, figsize=(6, 11), **look)
+    with learn.no_bar(): learn.show_results(dl=_with_liver(learn), max_n=4, figsize=(5, 9), **MASK_LOOK)
     _save_fig(folder/'valid.png')
 
-# %% ../nbs/05_train.ipynb #5654284c
+# %% ../nbs/05_train.ipynb #58a4fd08
 def _save_fig(path):
     "Save the current figure, the same bytes each time, and close it"
     plt.savefig(path, dpi=80, bbox_inches='tight', metadata={'Software': None})

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,11 +24,6 @@ def run(*args, ok=None, env=None, **kwargs):
 def content(folder):
     "All files below a folder and their bytes"
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
-
-
-def restored(img, codes):
-    "The same image with its axes stored in the order `codes`"
-    return img.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(img.affine), nib.orientations.axcodes2ornt(codes)))
 
 
 @pytest.fixture(scope='session')

@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from conftest import run
-from liverseg.phantom import make_subject
+from conftest import content, run
+from liverseg.volume import stored_as
 
 
 def image(src, split='train', n=0): return sorted((src / split / 'nii').glob('*_orig.nii.gz'))[n]
@@ -40,7 +40,18 @@ def four_d(path, n):
     nib.save(nib.Nifti1Image(np.repeat(np.asarray(img.dataobj)[..., None], n, 3), img.affine), path)
 
 
+def no_affine(path):
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[280:328] = bytes(48)  # the three rows of the sform
+    path.write_bytes(gzip.compress(raw))
+
+
+def a_folder(path):
+    path.unlink(), path.mkdir()
+
+
 SPOILED = {
+    'a folder of that name': (lambda s: a_folder(image(s)), 'is a folder'),
     'image without mask': (lambda s: mask(s).unlink(), 'has no mask'),
     'mask without image': (lambda s: image(s).unlink(), 'without an image'),
     'mask without image in test': (lambda s: image(s, 'test').unlink(), 'without an image'),
@@ -52,10 +63,10 @@ SPOILED = {
     'probabilities': (lambda s: change(mask(s), lambda a: a * np.float32(.7)), 'no whole labels'),
     'truncated': (lambda s: image(s).write_bytes(image(s).read_bytes()[:5000]), 'truncated'),
     'last bytes gone': (lambda s: image(s).write_bytes(image(s).read_bytes()[:-6]), 'truncated'),
-    'a flipped bit': (lambda s: image(s).write_bytes(image(s).read_bytes()[:9000] + b'\x55\xaa' + image(s).read_bytes()[9002:]), str('damaged')),
+    'a flipped bit': (lambda s: image(s).write_bytes(image(s).read_bytes()[:9000] + b'\x55\xaa' + image(s).read_bytes()[9002:]), 'damaged'),
     'truncated mask': (lambda s: mask(s).write_bytes(mask(s).read_bytes()[:200]), 'truncated'),
     'truncated before compression': (lambda s: image(s).write_bytes(gzip.compress(gzip.decompress(image(s).read_bytes())[:-500])), 'truncated'),
-    'empty file': (lambda s: image(s).write_bytes(b''), 'image'),
+    'empty file': (lambda s: image(s).write_bytes(b''), 'cannot be read as NIfTI'),
     'not gzip': (lambda s: image(s).write_bytes(gzip.decompress(image(s).read_bytes())), 'not a gzip file'),
     'text': (lambda s: image(s).write_bytes(gzip.compress(b'<html>not found</html>')), 'cannot be read as NIfTI'),
     'NaN inside': (lambda s: change(image(s), nan_at((30, 30, 8))), 'inside the field of view'),
@@ -63,10 +74,10 @@ SPOILED = {
     'two volumes': (lambda s: four_d(image(s), 2), 'it is 2 volumes'),
     'one subject twice': (lambda s: image(s).with_suffix('').write_bytes(gzip.decompress(image(s).read_bytes())), 'claims to be'),
     'subject in both splits': (lambda s: [shutil.copy(f(s), s / 'test/nii') for f in (image, mask)], 'belongs to one split'),
-    'no affine': (lambda s: change(image(s), affine=np.diag([0, 0, 0, 1.])), 'affine'),
+    'no affine': (lambda s: no_affine(image(s)), 'its affine maps no volume'),
     'complex numbers': (lambda s: change(image(s), lambda a: a.astype(np.complex64)), 'one number a voxel'),
     'a name that fits no rule': (lambda s: image(s).rename(image(s).with_name('scan.nii.gz')), 'neither naming rule'),
-    'no voxels': (lambda s: change(image(s), lambda a: a[:, :, :0]), ''),
+    'no voxels': (lambda s: change(image(s), lambda a: a[:, :, :0]), 'has no voxels'),
 }
 
 
@@ -77,7 +88,7 @@ def test_one_sentence_and_nothing_written(name, src, tmp_path):
     before = set(tmp_path.iterdir())
     done = run('convert', src, tmp_path / 'png', ok=1)
     said = done.stderr.strip()
-    assert expected.replace('image', '') in said and said.startswith('liverseg: ') and len(said.splitlines()) == 1, said
+    assert expected in said and said.startswith('liverseg: ') and len(said.splitlines()) == 1, said
     assert str(src) in said
     assert set(tmp_path.iterdir()) == before
     assert run('check', src, ok=1).stderr == done.stderr
@@ -99,14 +110,62 @@ def test_all_bad_cases_are_named_at_once(src, tmp_path):
 
 def test_good_labels_and_grids(src, tmp_path):
     "What must be accepted: 0/255, 0/1/2, floats that are whole, another axis order, an affine off by less than 1e-3"
-    from conftest import content, restored
     run('convert', src, tmp_path / 'a', ok=0)
     change(mask(src, n=0), lambda a: (a > 0) * 255, dtype=np.uint8)
     change(mask(src, n=1), lambda a: a.astype(np.float64))
-    nib.save(restored(nib.load(mask(src, n=2)), 'SPL'), mask(src, n=2))
+    nib.save(stored_as(nib.load(mask(src, n=2)), 'SPL'), mask(src, n=2))
     off_by(mask(src, 'test'), 5e-4)
     run('convert', src, tmp_path / 'b', ok=0)
     assert content(tmp_path / 'a') == content(tmp_path / 'b')
+
+
+def test_upper_case_endings(src, tmp_path):
+    run('convert', src, tmp_path / 'a', ok=0)
+    for f in (image(src), mask(src)): f.rename(f.with_name(f.name.replace('.nii.gz', '.NII.GZ')))
+    run('convert', src, tmp_path / 'b', ok=0)
+    table = (tmp_path / 'a/manifest.csv').read_text().replace('e01_orig.nii.gz', 'e01_orig.NII.GZ')
+    assert table == (tmp_path / 'b/manifest.csv').read_text()
+
+
+def test_nan_in_a_mask_is_background(src, tmp_path):
+    run('convert', src, tmp_path / 'a', ok=0)
+    change(mask(src), nan_at((slice(0, 2), slice(None), slice(None))))
+    run('convert', src, tmp_path / 'b', ok=0)
+    assert content(tmp_path / 'a') == content(tmp_path / 'b')
+
+
+def test_source_is_never_its_own_target(src):
+    before = content(src)
+    (src / 'dataset.json').write_text('{}')
+    assert 'would be replaced' in run('convert', src, src, ok=1).stderr
+    assert 'would be replaced' in run('convert', src, src.parent, ok=1).stderr
+    assert before.items() <= content(src).items()
+
+
+def test_a_place_that_cannot_be_written(src):
+    assert '/dev/null/x' in run('convert', src, '/dev/null/x', ok=1).stderr
+
+
+def test_demo_takes_no_folder_of_the_users(src):
+    before = content(src.parent)
+    assert 'not something of ours' in run('demo', src.parent, ok=1).stderr
+    assert content(src.parent) == before
+
+
+@pytest.mark.parametrize('what', ['0 and 255', 'another size', 'junk', 'no mask', 'z'])
+def test_training_reads_its_slices_first(what, png, tmp_path):
+    from PIL import Image
+    data = shutil.copytree(png, tmp_path / 'png')
+    victim = sorted((data / 'train/masks').iterdir())[20]
+    if what == '0 and 255': Image.fromarray(np.full((64, 64), 255, np.uint8)).save(victim)
+    if what == 'another size': Image.fromarray(np.zeros((32, 64), np.uint8)).save(victim)
+    if what == 'junk': (data / 'train/images' / victim.name).write_bytes(b'junk')
+    table = (data / 'manifest.csv').read_text()
+    if what == 'no mask': (data / 'manifest.csv').write_text(table.replace(f'train/masks/{victim.name}', ''))
+    if what == 'z': (data / 'manifest.csv').write_text(table.replace('synth_e01,train,3,', 'synth_e01,train,inf,'))
+    done = run('train', data, tmp_path / 'm', '--no-pretrained', '--device', 'cpu', ok=1)
+    assert (victim.name if what != 'z' else 'line 5') in done.stderr
+    assert not (tmp_path / 'm').exists()
 
 
 def test_nan_at_the_rim_is_air_and_said(src, tmp_path):

@@ -3,6 +3,7 @@ import json
 import sys
 import subprocess
 
+import click
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from conftest import content, run
+from liverseg.cli import main
 
 COMMANDS = ('convert', 'import-slices', 'check', 'train', 'evaluate', 'predict', 'demo')
 
@@ -18,8 +20,9 @@ COMMANDS = ('convert', 'import-slices', 'check', 'train', 'evaluate', 'predict',
 def test_help_says_what_each_option_means(command):
     text = run(command, '--help', ok=0).stdout
     assert text.startswith('Usage: liverseg ' + command)
-    options = [line for line in text.splitlines() if line.strip().startswith('--') and len(line.split()) > 1]
-    assert all(len(line.split()) > 2 for line in options)
+    options = [p for p in main.commands[command].params if isinstance(p, click.Option)]
+    assert all(p.help and p.opts[0] in text for p in options)
+    assert text.count('[default:') >= sum(p.default is not None and p.show_default is not False for p in options) - 1
 
 
 @pytest.mark.parametrize('args', [['--help'], ['convert', '--help'], ['check'], ['convert']])
@@ -38,7 +41,7 @@ print("torch" in sys.modules)'''
 
 
 @pytest.mark.parametrize('args', [['convert'], ['convert', 'a', 'b', '--window', '3'], ['convert', 'a', 'b', '--window', '250,-150'],
-                                  ['train', 'a', 'b', '--size', 'x'], ['train', 'a', 'b', '--split', 'patient'], ['evaluate', 'a', 'b'],
+                                  ['train', 'a', 'b', '--size', 'x'], ['train', 'a', 'b', '--split', 'patient'], ['train', 'a', 'b', '--seed', '-1'], ['convert', 'a', 'b', '--window=-inf,inf'], ['evaluate', 'a', 'b'],
                                   ['predict', 'a', 'b', 'c', '--tta', 'all'], ['nothing'], ['convert', 'a', 'b', '--workers', '0']])
 def test_wrong_usage_is_two(args):
     done = run(*args, ok=2)
@@ -96,7 +99,7 @@ def test_the_report_and_the_saved_mask_are_the_same_masks(png, model, cohort, tm
 
 
 def test_slice_split_says_so(png, tmp_path):
-    done = run('train', png, tmp_path / 'm', '--size', 32, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--split', 'slice', '--device', 'cpu', ok=0)
+    done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--split', 'slice', '--device', 'cpu', ok=0)
     assert 'flattered' in done.stdout
     assert json.loads((tmp_path / 'm/model.json').read_text())['split'] == 'slice'
 
@@ -149,6 +152,6 @@ def test_rows_marked_valid_override_the_share(png, tmp_path):
     table.loc[table['subject'] == 'synth_e02', 'split'] = 'valid'
     table.to_csv(data / 'manifest.csv', index=False)
     (data / 'dataset.json').unlink()
-    done = run('train', data, tmp_path / 'm', '--size', 32, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--valid', '0', '--device', 'cpu', ok=0)
+    done = run('train', data, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--valid', '0', '--device', 'cpu', ok=0)
     assert 'slices are taken to have the window -150,250' in done.stdout
     assert json.loads((tmp_path / 'm/model.json').read_text())['subjects'] == {'train': ['synth_e01', 'synth_e03'], 'valid': ['synth_e02']}

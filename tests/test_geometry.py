@@ -5,11 +5,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from conftest import content, restored, run, shared
+from conftest import content, run, shared
 from liverseg.phantom import make_subject
-from liverseg.volume import from_slices, read_volume, to_slices, write_mask
+from liverseg.volume import ORDERS, from_slices, read_volume, stored_as, to_slices, volume_ml, write_mask
 
-ORDERS = [''.join(o) for o in itertools.permutations('RLAPSI', 3) if all(len(set(o) & set(pair)) == 1 for pair in ('RL', 'AP', 'SI'))]
 GEOMETRY = ('dim', 'pixdim', 'qform_code', 'sform_code', 'quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z',
             'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
 
@@ -36,7 +35,7 @@ def subject(): return make_subject(seed=4, shape=(30, 26, 12))
 
 @pytest.mark.parametrize('order', ORDERS)
 def test_synthetic_in_all_orders(order, subject, tmp_path):
-    nib.save(restored(nib.Nifti1Image(subject.hu, subject.affine), order), tmp_path / 'a.nii.gz')
+    nib.save(stored_as(nib.Nifti1Image(subject.hu, subject.affine), order), tmp_path / 'a.nii.gz')
     vol = round_trip(tmp_path / 'a.nii.gz', tmp_path / 'mask.nii.gz')
     assert np.array_equal(to_slices(vol.data), to_slices(subject.hu))
     assert np.allclose(vol.affine, subject.affine, atol=1e-4)
@@ -78,10 +77,30 @@ def test_odd_grids(name, subject, tmp_path):
     if name == 'pair': assert nib.load(tmp_path / 'mask.nii.gz').header['magic'] == b'n+1'
 
 
+def test_what_is_guessed_is_said(subject, tmp_path):
+    img = nib.Nifti1Image(subject.hu, subject.affine)
+    img.set_sform(None, 0), img.set_qform(None, 0)
+    nib.save(img, tmp_path / 'a.nii')
+    assert 'a guess' in read_volume(tmp_path / 'a.nii').notes[0]
+
+
+def test_metres_are_metres(subject, tmp_path):
+    img = nib.Nifti1Image(subject.hu, np.diag([1e-3, 1e-3, 1e-3, 1]) @ subject.affine)
+    img.header.set_xyzt_units('meter')
+    nib.save(img, tmp_path / 'a.nii')
+    assert np.allclose(read_volume(tmp_path / 'a.nii').spacing, subject.spacing, rtol=1e-4)
+
+
+def test_millilitres_of_a_sheared_grid():
+    shear = np.eye(4)
+    shear[1, 2] = .3
+    assert np.isclose(volume_ml(np.ones((10, 10, 10)), shear), 1)
+
+
 def test_simpleitk_sees_the_same_grid(subject, tmp_path):
     sitk = pytest.importorskip('SimpleITK')
     for order in ('RAS', 'LPS', 'SAR', 'PIL'):
-        nib.save(restored(nib.Nifti1Image(subject.hu, subject.affine), order), tmp_path / 'a.nii.gz')
+        nib.save(stored_as(nib.Nifti1Image(subject.hu, subject.affine), order), tmp_path / 'a.nii.gz')
         round_trip(tmp_path / 'a.nii.gz', tmp_path / 'mask.nii.gz')
         a, b = (sitk.ReadImage(str(tmp_path / f)) for f in ('a.nii.gz', 'mask.nii.gz'))
         assert (a.GetSize(), a.GetSpacing(), a.GetOrigin(), a.GetDirection()) == (b.GetSize(), b.GetSpacing(), b.GetOrigin(), b.GetDirection())
@@ -91,7 +110,7 @@ def test_command_line_in_other_orders(src, tmp_path):
     "The whole conversion, image and mask each stored in an order of its own"
     run('convert', src, tmp_path / 'a', ok=0)
     for f, order in zip(sorted(src.rglob('*.nii.gz')), itertools.cycle(['LPS', 'SRA', 'PIR', 'IAL', 'ASL'])):
-        nib.save(restored(nib.load(f), order), f)
+        nib.save(stored_as(nib.load(f), order), f)
     run('convert', src, tmp_path / 'b', ok=0)
     assert content(tmp_path / 'a') == content(tmp_path / 'b')
 
@@ -99,12 +118,12 @@ def test_command_line_in_other_orders(src, tmp_path):
 @pytest.mark.parametrize('order', ['LPS', 'SAL', 'PIR', 'ILP'])
 def test_predict_in_other_orders(order, cohort, model, tmp_path):
     scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
-    nib.save(restored(nib.load(scan), order), tmp_path / 'other.nii.gz')
+    nib.save(stored_as(nib.load(scan), order), tmp_path / 'other.nii.gz')
     run('predict', model, scan, tmp_path / 'a.nii.gz', '--device', 'cpu', ok=0)
     run('predict', model, tmp_path / 'other.nii.gz', tmp_path / 'b.nii.gz', '--device', 'cpu', ok=0)
     a, b = nib.load(tmp_path / 'a.nii.gz'), nib.load(tmp_path / 'b.nii.gz')
     assert b.shape == nib.load(tmp_path / 'other.nii.gz').shape
-    assert np.array_equal(np.asarray(restored(b, 'RAS').dataobj), np.asarray(restored(a, 'RAS').dataobj))
+    assert np.array_equal(np.asarray(stored_as(b, 'RAS').dataobj), np.asarray(stored_as(a, 'RAS').dataobj))
 
 
 def test_liver_is_on_the_pictures_left(png):

@@ -95,13 +95,13 @@ def test_command_line_with_a_cache(weights, png, tmp_path):
     cache = tmp_path / 'torch/hub/checkpoints'
     cache.mkdir(parents=True)
     shutil.copy(weights, cache / 'resnet18-f37072fd.pth')
-    args = ['train', png, tmp_path / 'm', '--size', 32, '--epochs', 1, '--arch', 'resnet18', '--device', 'cpu']
+    args = ['train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--device', 'cpu']
     run(*args, ok=0, env={'TORCH_HOME': str(tmp_path / 'torch')})
     assert json.loads((tmp_path / 'm/model.json').read_text())['pretrained'] is True
 
 
 def test_command_line_with_a_file(weights, png, tmp_path):
-    args = ['train', png, tmp_path / 'm', '--size', 32, '--epochs', 1, '--arch', 'resnet18', '--device', 'cpu']
+    args = ['train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--device', 'cpu']
     run(*args, '--weights', weights, ok=0, env={'TORCH_HOME': str(tmp_path / 'torch')})
     assert 'no such file' in run(*args[:2], tmp_path / 'n', *args[3:], '--weights', tmp_path / 'gone.pth', ok=1).stderr
     assert not (tmp_path / 'n').exists()
@@ -110,7 +110,7 @@ def test_command_line_with_a_file(weights, png, tmp_path):
 def test_command_line_without_either(png, tmp_path):
     "No cache and no network (a proxy where nobody listens): one sentence, no model"
     env = {'TORCH_HOME': str(tmp_path / 'torch'), 'https_proxy': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9'}
-    done = run('train', png, tmp_path / 'm', '--size', 32, '--epochs', 1, '--device', 'cpu', ok=1, env=env)
+    done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--device', 'cpu', ok=1, env=env)
     said = [line for line in done.stderr.splitlines() if line.startswith('liverseg: ')]
     assert len(said) == 1 and 'resnet34-b627a593.pth' in said[0] and '--no-pretrained' in said[0]
     assert not (tmp_path / 'm').exists()

@@ -1,0 +1,81 @@
+"Killed processes, two runs at once, and the promise that the same command gives the same files."
+import os
+import signal
+import subprocess
+import time
+
+import filelock
+
+from conftest import LIVERSEG, content, run
+from liverseg.phantom import make_cohort
+
+
+def test_killed_and_started_again(tmp_path):
+    "SIGKILL in the middle: nothing under the target's name, the workers end, and the next run does the rest"
+    make_cohort(tmp_path / 'data', n_train=6, n_test=2, seed=1, shape=(160, 160, 40))
+    run('convert', tmp_path / 'data', tmp_path / 'whole', ok=0)
+    part = tmp_path / '.png.partial'
+    done = subprocess.Popen([*LIVERSEG, 'convert', str(tmp_path / 'data'), str(tmp_path / 'png'), '--workers', '2'], start_new_session=True)
+    started = time.time()
+    while not list(part.glob('.done/*e0*.json')) and done.poll() is None and time.time() - started < 60: time.sleep(.002)
+    os.kill(done.pid, signal.SIGKILL)
+    done.wait()
+    assert not (tmp_path / 'png').exists()
+    finished = {p.name: p.stat().st_mtime_ns for p in part.glob('.done/*e0*.json')}
+    assert 0 < len(finished) < 8
+    deadline = time.time() + 20
+    while workers := subprocess.run(['pgrep', '-g', str(done.pid)], capture_output=True, text=True).stdout.split():
+        assert time.time() < deadline, f'workers {workers} outlived their parent'
+        time.sleep(.1)
+    images = {p: p.stat().st_mtime_ns for p in part.rglob('*.png') if p.name[:9] in {n.split('.')[1] for n in finished}}
+    run('convert', tmp_path / 'data', tmp_path / 'png', ok=0)
+    assert content(tmp_path / 'png') == content(tmp_path / 'whole')
+    for old, when in images.items():  # what was finished was not done again
+        assert (tmp_path / 'png' / old.relative_to(part)).stat().st_mtime_ns == when
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['data', 'png', 'whole']
+
+
+def test_another_source_leaves_nothing_behind(src, tmp_path):
+    "Killed while converting one folder, then another is converted to the same place: nothing of the first is in it"
+    run('convert', src, tmp_path / 'a', ok=0)
+    part = tmp_path / '.png.partial'
+    (part / '.done').mkdir(parents=True), (part / 'train/images').mkdir(parents=True)
+    meta = (tmp_path / 'a/dataset.json').read_text()
+    import json
+    (part / '.done/options.json').write_text(json.dumps(json.loads(meta), sort_keys=True))
+    (part / 'train/images/stranger_000.png').write_bytes(b'x')
+    run('convert', src, tmp_path / 'png', ok=0)
+    assert content(tmp_path / 'png') == content(tmp_path / 'a')
+
+
+def test_a_left_over_of_other_options_is_thrown_away(src, tmp_path):
+    run('convert', src, tmp_path / 'clean', '--window', '0,255', ok=0)
+    stale = tmp_path / '.png.partial'
+    (stale / '.done').mkdir(parents=True), (stale / '.done/options.json').write_text('{}'), (stale / 'litter').write_text('x')
+    run('convert', src, tmp_path / 'png', '--window', '0,255', ok=0)
+    assert content(tmp_path / 'png') == content(tmp_path / 'clean')
+
+
+def test_a_second_run_refuses(src, tmp_path):
+    with filelock.FileLock(tmp_path / '.png.lock'):
+        assert 'another run' in run('convert', src, tmp_path / 'png', ok=1).stderr
+    assert not (tmp_path / 'png').exists()
+
+
+def test_a_dead_lock_is_no_lock(src, tmp_path):
+    (tmp_path / '.png.lock').touch()
+    run('convert', src, tmp_path / 'png', ok=0)
+
+
+def test_same_command_same_files(src, tmp_path):
+    run('convert', src, tmp_path / 'a', ok=0)
+    run('convert', src, tmp_path / 'b', '--workers', 2, ok=0)
+    run('convert', src, tmp_path / 'b', ok=0)  # once more over itself
+    assert content(tmp_path / 'a') == content(tmp_path / 'b')
+
+
+def test_quiet_when_piped(src, png, tmp_path):
+    done = run('convert', src, tmp_path / 'a', ok=0)
+    assert done.stderr == '' and len(done.stdout.splitlines()) == 1
+    done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu', ok=0)
+    assert done.stderr == '' and '%' not in done.stdout and '\r' not in done.stdout

@@ -1,0 +1,64 @@
+"The notebooks as committed: executed, clean, short cells, no machine paths; the library is what they export; README is what index says."
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+BOOKS = sorted((ROOT / 'nbs').rglob('*.ipynb'))
+CHAPTERS = [b for b in BOOKS if re.match(r'\d\d_', b.name)]
+
+
+def cells(path, kind=None):
+    found = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return [dict(c, source=''.join(c['source'])) for c in found if kind in (None, c['cell_type'])]
+
+
+def test_there_are_nine_chapters(): assert [b.name[:2] for b in CHAPTERS] == [f'{n:02d}' for n in range(1, 10)]
+
+
+@pytest.mark.parametrize('book', CHAPTERS, ids=lambda b: b.name)
+def test_a_chapter_is_short_executed_and_clean(book):
+    for c in cells(book, 'code'):
+        assert len(c['source'].splitlines()) <= 25, c['source'][:80]
+        for o in c['outputs']:
+            text = json.dumps(o)
+            assert o['output_type'] != 'error', c['source'][:80]
+            assert not re.search(r'/(work|root|home|tmp)/[\w.]', text) and o.get('name') != 'stderr', c['source'][:80]
+    assert any(c['outputs'] for c in cells(book, 'code'))
+    first = next(c['source'] for c in cells(book, 'markdown'))
+    assert re.match(r'# .+\n\n> .+', first)
+
+
+@pytest.mark.parametrize('book', CHAPTERS, ids=lambda b: b.name)
+def test_prose_leads_into_the_code(book):
+    words = sum(len(c['source'].split()) for c in cells(book, 'markdown'))
+    assert words > 150
+
+
+def test_links_between_notebooks_lead_somewhere():
+    for book in BOOKS:
+        for c in cells(book, 'markdown'):
+            for target in re.findall(r'\]\(([^)#]+)\)', c['source']):
+                if '://' not in target: assert (book.parent / target).exists(), f'{book.name}: {target}'
+
+
+def test_the_library_is_what_the_notebooks_export(tmp_path):
+    here = shutil.copytree(ROOT, tmp_path / 'checkout', ignore=shutil.ignore_patterns('.venv', '.git', 'demo', '_proc', '_docs', '*.egg-info', '__pycache__'))
+    subprocess.run([sys.executable, '-c', 'from nbdev.export import nb_export\nfrom nbdev.doclinks import nbdev_export\nnbdev_export.__wrapped__()'], cwd=here, check=True)
+    for f in sorted((ROOT / 'liverseg').glob('*.py')):
+        assert (here / 'liverseg' / f.name).read_text() == f.read_text(), f'{f.name}: edit the notebook and run nbdev_export'
+
+
+def test_readme_is_made_from_the_index():
+    from make_readme import readme
+    assert (ROOT / 'README.md').read_text(encoding='utf-8') == readme(), 'run `make readme`'
+
+
+def test_pictures_of_the_readme_exist():
+    for target in re.findall(r'!\[[^\]]+\]\(([^)]+)\)', (ROOT / 'README.md').read_text(encoding='utf-8')):
+        assert (ROOT / target).stat().st_size > 5000
