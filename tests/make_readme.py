@@ -1,20 +1,26 @@
 "README.md from the processed nbs/index.ipynb: `python tests/make_readme.py` writes it, `readme()` returns it."
 import re
 import sys
+import tempfile
 from pathlib import Path
 
+import yaml
 from nbconvert import MarkdownExporter
-from nbdev.serve import proc_nbs
+from nbdev.processors import FilterDefaults
+from nbdev.serve_drv import exec_nb
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def readme():
     "The text of README.md: the front matter's title as heading, links and pictures as seen from the top folder"
-    cache = proc_nbs(force=True, file_re='index', n_workers=0)
-    text, _ = MarkdownExporter().from_filename(str(cache / 'index.ipynb'))
+    with tempfile.TemporaryDirectory() as d:
+        processed = Path(d) / 'index.ipynb'
+        exec_nb(ROOT / 'nbs/index.ipynb', processed, FilterDefaults)
+        text, _ = MarkdownExporter().from_filename(str(processed))
     front, body = re.match(r'\s*---\n(.*?)\n---\n(.*)', text, re.S).groups()
-    meta = dict(line.split(': ', 1) for line in front.splitlines() if ': ' in line)
+    meta = yaml.safe_load(front)
+    body = re.sub(r'<!-- WARNING: .*? -->\n*', '', body)
     body = body.replace('](../', '](').replace('src="../', 'src="')
     body = re.sub(r'\]\(([\w/]+\.ipynb)', r'](nbs/\1', body)
     head = '<!-- made from nbs/index.ipynb by `make readme`: edit it there -->\n\n'

@@ -37,13 +37,18 @@ def check_training(data, tmp_path, subjects):
     assert len(cases) == subjects and cases['volume_ml_true'].isna().all()  # spacing is unknown, so no millilitres
 
 
-def test_msd_slices_train(tmp_path):
+def test_msd_slices_come_over(tmp_path):
     run('import-slices', shared('msd2d'), tmp_path / 'data', '--window', '0,255', ok=0)
     table = pd.read_csv(tmp_path / 'data/manifest.csv')
     assert (len(table), table['subject'].nunique()) == (554, 102)
     given = pd.read_csv(shared('msd2d', 'manifest.csv')).sort_values(['split', 'subject', 'z'])
     both = table.merge(given, on=['subject', 'z', 'split'])
     assert len(both) == 554 and (both['liver_px_x'] == both['liver_px_y']).all()
+
+
+@pytest.mark.all
+def test_msd_slices_train(tmp_path):
+    run('import-slices', shared('msd2d'), tmp_path / 'data', ok=0)
     check_training(tmp_path / 'data', tmp_path, 15)
 
 
