@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEMO', 'DEMO_PATHS', 'DEMO_MARK', 'main', 'convert', 'import_slices', 'check', 'train', 'evaluate', 'predict', 'demo']
 
-# %% ../nbs/09_cli.ipynb #21aa7714
+# %% ../nbs/09_cli.ipynb #428590a1
 import math, shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ import click
 
 from . import __version__
 
-# %% ../nbs/09_cli.ipynb #da44f30c
+# %% ../nbs/09_cli.ipynb #9a936cf4
 class _Group(click.Group):
     "Lists subcommands in the order of the work and turns `BadInput` into sentences and exit status 1"
     def list_commands(self, ctx): return list(self.commands)
@@ -26,7 +26,7 @@ class _Group(click.Group):
         for line in said.splitlines(): click.echo(f'liverseg: {line}', err=True)
         ctx.exit(1)
 
-# %% ../nbs/09_cli.ipynb #b047dd56
+# %% ../nbs/09_cli.ipynb #dd676582
 @click.group(cls=_Group, context_settings=dict(help_option_names=['-h', '--help'], show_default=True, max_content_width=100))
 @click.version_option(__version__, prog_name='liverseg')
 def main():
@@ -34,7 +34,7 @@ def main():
 
     The usual order is convert, train, evaluate, predict. Research software, not a medical device."""
 
-# %% ../nbs/09_cli.ipynb #2ff81fd1
+# %% ../nbs/09_cli.ipynb #2303dc12
 class _Window(click.ParamType):
     "LOW,HIGH in HU"
     name = 'low,high'
@@ -51,7 +51,7 @@ _TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedr
                     help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips) or 8 (and quarter turns).')
 _BS = click.option('--batch-size', type=click.IntRange(1), default=8, help='Slices that go through the network at once.')
 
-# %% ../nbs/09_cli.ipynb #c2b79bd5
+# %% ../nbs/09_cli.ipynb #da14ac00
 @main.command()
 @click.argument('src')
 @click.argument('dst')
@@ -66,14 +66,14 @@ def convert(src, dst, window, workers, image_name, mask_name):
     from liverseg.convert import convert
     _tell(convert(src, dst, window, workers, image_name, mask_name), dst)
 
-# %% ../nbs/09_cli.ipynb #22d72790
+# %% ../nbs/09_cli.ipynb #1114ca26
 def _tell(manifest, dst):
     "Say what was converted"
     for note in manifest.attrs.get('notes', []): click.echo(f'note: {note}', err=True)
     liver = (manifest['liver_px'].replace('', 0).astype(int) > 0).sum()
     click.echo(f"{manifest['subject'].nunique()} subject(s), {len(manifest)} slices, {liver} of them with liver, in {dst}")
 
-# %% ../nbs/09_cli.ipynb #3ffde7cd
+# %% ../nbs/09_cli.ipynb #604b5e48
 @main.command('import-slices')
 @click.argument('src')
 @click.argument('dst')
@@ -85,7 +85,7 @@ def import_slices(src, dst, window):
     from liverseg.convert import import_slices
     _tell(import_slices(src, dst, window), dst)
 
-# %% ../nbs/09_cli.ipynb #dd6efce1
+# %% ../nbs/09_cli.ipynb #237f998e
 @main.command()
 @click.argument('src')
 @click.option('--workers', type=click.IntRange(1), default=1, help='Processes that read side by side.')
@@ -98,7 +98,7 @@ def check(src, workers, image_name, mask_name):
     for note in check_cases(cases, workers): click.echo(f'note: {note}', err=True)
     click.echo(f'{len(cases)} subject(s) in {src}: nothing wrong')
 
-# %% ../nbs/09_cli.ipynb #d1a7b2b2
+# %% ../nbs/09_cli.ipynb #e94237b9
 @main.command()
 @click.argument('data')
 @click.argument('model')
@@ -124,7 +124,7 @@ def train(data, model, **options):
     score = meta['metrics'].get('case_dice')
     click.echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
 
-# %% ../nbs/09_cli.ipynb #89fd6a36
+# %% ../nbs/09_cli.ipynb #8cb1e93f
 @main.command()
 @click.argument('model')
 @click.argument('data')
@@ -140,7 +140,7 @@ def evaluate(model, data, report, split, tta, batch_size, device):
     from liverseg.evaluate import evaluate
     _tell_dice(evaluate(model, data, report, split, tta, batch_size, device, say=click.echo), report)
 
-# %% ../nbs/09_cli.ipynb #c41a01ca
+# %% ../nbs/09_cli.ipynb #cbaf931a
 def _tell_dice(s, report):
     "Say what was measured, each figure under its name"
     figure = lambda name: 'undefined' if s[name] is None else f'{s[name]:.4f}'
@@ -148,7 +148,7 @@ def _tell_dice(s, report):
                f"mean slice Dice {figure('mean_slice_dice')}, pooled Dice {figure('pooled_dice')}")
     click.echo(f'report in {report}')
 
-# %% ../nbs/09_cli.ipynb #e9ef0003
+# %% ../nbs/09_cli.ipynb #4242cd23
 @main.command()
 @click.argument('model')
 @click.argument('scan')
@@ -164,7 +164,7 @@ def predict(model, scan, out, tta, batch_size, device):
     found = predict(model, scan, out, tta, batch_size, device, say=lambda s: click.echo(s, err=True))
     click.echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}')
 
-# %% ../nbs/09_cli.ipynb #ba03300b
+# %% ../nbs/09_cli.ipynb #0bf77add
 DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)
 
 @main.command()
@@ -182,7 +182,7 @@ def demo(dir, seed, device):
     click.echo('\nEverything is in place:')
     for name in DEMO_PATHS: click.echo(f'  {root/name}')
 
-# %% ../nbs/09_cli.ipynb #e5661ea1
+# %% ../nbs/09_cli.ipynb #f3be9673
 DEMO_PATHS = ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz')
 DEMO_MARK = '.liverseg-demo' # tells that the folder may be made again
 
@@ -193,7 +193,7 @@ class _Steps:
         self.at += 1
         click.echo(f'\n[{self.at}/{self.n}] {what}')
 
-# %% ../nbs/09_cli.ipynb #b3c21066
+# %% ../nbs/09_cli.ipynb #6c6cebbb
 def _demo_data(root, seed, step):
     "Make the cohort and convert it"
     from liverseg.convert import check_target, convert
@@ -207,7 +207,7 @@ def _demo_data(root, seed, step):
     step('volumes to slices')
     _tell(convert(root/'data', root/'png'), root/'png')
 
-# %% ../nbs/09_cli.ipynb #500bfd41
+# %% ../nbs/09_cli.ipynb #75049ae4
 def _demo_model(root, seed, device, step):
     "Train, and measure with and without test-time augmentation"
     from liverseg.evaluate import evaluate
@@ -218,7 +218,7 @@ def _demo_model(root, seed, device, step):
     for report, tta in (('report', 'none'), ('report_tta', 'flip')):
         _tell_dice(evaluate(root/'model', root/'png', root/report, tta=tta, device=device, say=click.echo), root/report)
 
-# %% ../nbs/09_cli.ipynb #e69cab44
+# %% ../nbs/09_cli.ipynb #c27bcab6
 def _demo_scan(root, seed, device, step):
     "Segment one more scan"
     from liverseg.phantom import make_subject, write_subject

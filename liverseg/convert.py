@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['IMAGE_NAME', 'MASK_NAME', 'SPLITS', 'COLUMNS', 'FILES', 'Case', 'find_cases', 'liver_mask', 'read_case',
-           'write_slices', 'check_target', 'whole_folder', 'staging', 'track', 'each', 'check_case', 'check_cases',
-           'convert', 'finish', 'import_slices']
+           'write_slices', 'check_target', 'whole_folder', 'staging', 'watched', 'track', 'each', 'check_case',
+           'check_cases', 'convert', 'finish', 'import_slices']
 
-# %% ../nbs/03_convert.ipynb #cfd30501
+# %% ../nbs/03_convert.ipynb #45d42a3f
 import json, multiprocessing, os, re, shutil, sys, threading
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from PIL import Image
 from . import __version__
 from .volume import (WINDOW, BadInput, Volume, check_same_grid, read_volume, to_slices, window)
 
-# %% ../nbs/03_convert.ipynb #d7ef3ea1
+# %% ../nbs/03_convert.ipynb #33a498af
 IMAGE_NAME, MASK_NAME = '{subject}_orig', '{subject}_liver' # the reference's names, without .nii or .nii.gz
 SPLITS = ('train', 'valid', 'test')
 
@@ -36,7 +36,7 @@ class Case:
     image: Path
     mask: Path|None = None # None: a scan to be segmented, not measured
 
-# %% ../nbs/03_convert.ipynb #7faf8452
+# %% ../nbs/03_convert.ipynb #d49a12b1
 def _rules(image_name, mask_name):
     "The naming rules as (kind, regular expression), the more specific first"
     rules = [('image', image_name), ('mask', mask_name)]
@@ -46,7 +46,7 @@ def _rules(image_name, mask_name):
     rules.sort(key=lambda r: -len(r[1]))
     return [(kind, re.compile('(.+)'.join(map(re.escape, rule.split('{subject}'))))) for kind, rule in rules]
 
-# %% ../nbs/03_convert.ipynb #2cb23ff3
+# %% ../nbs/03_convert.ipynb #0fa27576
 def _by_subject(folder, rules):
     "The NIfTI files of `folder` as {kind: {subject: path}}"
     found = {'image': {}, 'mask': {}}
@@ -60,7 +60,7 @@ def _by_subject(folder, rules):
         if other is not path: raise BadInput(f"{path}: claims to be the {kind} of subject '{subject}', as {other} does; keep one of them")
     return found
 
-# %% ../nbs/03_convert.ipynb #bc7e9149
+# %% ../nbs/03_convert.ipynb #bcedf7fa
 def _pair(split, found):
     "Cases of one split, complaining of whoever is alone"
     images, masks = found['image'], found['mask']
@@ -70,7 +70,7 @@ def _pair(split, found):
         if split != 'test': raise BadInput(f"{images[subject]}: has no mask, which {split} needs; add the mask of subject '{subject}' or move the image to test")
     return [Case(s, split, images[s], masks.get(s)) for s in sorted(images)]
 
-# %% ../nbs/03_convert.ipynb #dc224b50
+# %% ../nbs/03_convert.ipynb #53371fcf
 def find_cases(
     src, # folder that holds train/nii, valid/nii or test/nii
     image_name: str = IMAGE_NAME, # how an image is named, without its ending
@@ -87,7 +87,7 @@ def find_cases(
             raise BadInput(f"{c.image}: subject '{c.subject}' is in {c.split} and, as {twin.image}, in {twin.split}; a subject belongs to one split")
     return cases
 
-# %% ../nbs/03_convert.ipynb #bf63ff67
+# %% ../nbs/03_convert.ipynb #2c12403a
 def liver_mask(
     vol: Volume, # a label volume
 ) -> np.ndarray: # uint8, 0 or 1, RAS
@@ -101,13 +101,13 @@ def liver_mask(
         raise BadInput(f'{vol.path}: has the labels {_values(data)}; understood are 0 and 1, 0 and 255, or 0, 1 and 2 (liver, tumour)')
     return (data > 0).astype(np.uint8)
 
-# %% ../nbs/03_convert.ipynb #bba324c2
+# %% ../nbs/03_convert.ipynb #920a7511
 def _values(data):
     "The distinct values of `data` for a message, at most eight"
     values = np.unique(data)
     return ', '.join(f'{v:g}' for v in values[:8]) + (f' … ({len(values)} values)' if len(values) > 8 else '')
 
-# %% ../nbs/03_convert.ipynb #15c029ca
+# %% ../nbs/03_convert.ipynb #84f3d1b5
 def read_case(
     case: Case,
 ) -> tuple: # (Volume, uint8 mask or None), both RAS
@@ -118,7 +118,7 @@ def read_case(
     check_same_grid(vol, labels)
     return vol, liver_mask(labels)
 
-# %% ../nbs/03_convert.ipynb #4e980448
+# %% ../nbs/03_convert.ipynb #7f8bf8bc
 COLUMNS = ['subject', 'split', 'z', 'image', 'mask', 'liver_px', 'dx', 'dy', 'dz', 'source']
 
 def write_slices(
@@ -135,7 +135,7 @@ def write_slices(
     return [dict(subject=case.subject, split=case.split, z=z, **_save(root, case, z, window(hu, *hu_window), m), **spacing, source=source)
             for z, (hu, m) in enumerate(zip(to_slices(vol.data), masks))]
 
-# %% ../nbs/03_convert.ipynb #30021a52
+# %% ../nbs/03_convert.ipynb #17a06e01
 def _save(root, case, z, grey, mask):
     "Write one slice; the manifest's `image`, `mask` and `liver_px`"
     row = dict(image=f'{case.split}/images/{case.subject}_{z:03d}.png', mask='', liver_px='')
@@ -145,7 +145,7 @@ def _save(root, case, z, grey, mask):
         Image.fromarray(np.ascontiguousarray(mask)).save(Path(root)/row['mask'])
     return row
 
-# %% ../nbs/03_convert.ipynb #8a0323f6
+# %% ../nbs/03_convert.ipynb #6b86f191
 def check_target(
     dst, # a folder that a command is about to make
     known, # the names that such a folder may hold
@@ -159,7 +159,7 @@ def check_target(
     foreign = sorted(names - set(known)) or ([f'no {mark}'] if names and mark not in names else [])
     if foreign: raise BadInput(f'{dst}: exists and holds {foreign[0]}, so it is not something of ours that may be replaced; give the name of a new folder')
 
-# %% ../nbs/03_convert.ipynb #5bb4968d
+# %% ../nbs/03_convert.ipynb #5e489c89
 @contextmanager
 def _locked(dst):
     "Hold the only right to write `dst`"
@@ -173,7 +173,7 @@ def _locked(dst):
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
-# %% ../nbs/03_convert.ipynb #29c9aa5a
+# %% ../nbs/03_convert.ipynb #e61606d5
 def _replace(part, dst):
     "Rename `part` to `dst`, an earlier `dst` being set aside first"
     old = dst.with_name(f'.{dst.name}.old')
@@ -182,7 +182,7 @@ def _replace(part, dst):
     part.rename(dst)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/03_convert.ipynb #83f171f4
+# %% ../nbs/03_convert.ipynb #399fcd55
 @contextmanager
 def whole_folder(
     dst, # the folder to be made
@@ -198,7 +198,7 @@ def whole_folder(
         try: yield part; _replace(part, dst)
         finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/03_convert.ipynb #7929b4e0
+# %% ../nbs/03_convert.ipynb #6b995ecd
 FILES = (*SPLITS, 'manifest.csv', 'dataset.json')
 
 @contextmanager
@@ -216,7 +216,7 @@ def staging(
         shutil.rmtree(part/'.done')
         _replace(part, dst)
 
-# %% ../nbs/03_convert.ipynb #3408fec3
+# %% ../nbs/03_convert.ipynb #aa246d2d
 def _resume(part, options):
     "Keep what an interrupted run with the same options left; start afresh otherwise"
     stamp, text = part/'.done'/'options.json', json.dumps(options, sort_keys=True)
@@ -225,16 +225,19 @@ def _resume(part, options):
     stamp.parent.mkdir(parents=True)
     stamp.write_text(text)
 
-# %% ../nbs/03_convert.ipynb #45302544
+# %% ../nbs/03_convert.ipynb #23fb81f2
+def watched() -> bool: # in a notebook or on a terminal
+    "Is there somebody to see a progress bar?"
+    return IN_NOTEBOOK or sys.stdout.isatty()
+
 def track(
     items, # what to go through
     total: int = None, # how many, where `items` has no length
 ):
     "Go through `items` with a progress bar, if there is somebody to see it"
-    if not (IN_NOTEBOOK or sys.stdout.isatty()): return items
-    return progress_bar(items, total=total, leave=False)
+    return progress_bar(items, total=total, leave=False) if watched() else items
 
-# %% ../nbs/03_convert.ipynb #c70bcc3e
+# %% ../nbs/03_convert.ipynb #d53f5faf
 def _die_with_parent():
     "End this worker as soon as its parent is gone"
     parent = multiprocessing.parent_process()
@@ -253,7 +256,7 @@ def each(
     with ProcessPoolExecutor(min(workers, len(items)), initializer=_die_with_parent) as pool:
         yield from track(pool.map(func, items), len(items))
 
-# %% ../nbs/03_convert.ipynb #2243bf7e
+# %% ../nbs/03_convert.ipynb #3b73dc0d
 def check_case(
     case: Case,
 ) -> tuple: # (error or '', list of notes)
@@ -270,7 +273,7 @@ def check_cases(
     if errors := [e for e, _ in found if e]: raise BadInput('\n'.join(errors))
     return [f'{c.subject}: {note}' for c, (_, notes) in zip(cases, found) for note in notes]
 
-# %% ../nbs/03_convert.ipynb #fff6bf79
+# %% ../nbs/03_convert.ipynb #25a1fccc
 def convert(
     src, # folder with {train,valid,test}/nii/
     dst, # folder to make: {train,valid,test}/{images,masks}/, manifest.csv, dataset.json
@@ -293,7 +296,7 @@ def convert(
     manifest.attrs['notes'] = notes
     return manifest
 
-# %% ../nbs/03_convert.ipynb #d55f5b32
+# %% ../nbs/03_convert.ipynb #c0808f4b
 def _convert_case(job):
     "Convert one case unless an interrupted run has; its rows"
     case, part, source, hu_window = job
@@ -308,7 +311,7 @@ def _convert_case(job):
     half.replace(record)
     return rows
 
-# %% ../nbs/03_convert.ipynb #087b6cd9
+# %% ../nbs/03_convert.ipynb #2cb8acf0
 def finish(
     part, # the folder that holds the slices
     rows: list, # of dicts with the manifest's columns
@@ -323,7 +326,7 @@ def finish(
     (Path(part)/'dataset.json').write_text(json.dumps(meta, indent=1) + '\n')
     return manifest
 
-# %% ../nbs/03_convert.ipynb #de36119c
+# %% ../nbs/03_convert.ipynb #c8902495
 def import_slices(
     src, # folder with images/, masks/ and manifest.csv (file, subject, z, split)
     dst, # folder to make, as `convert` makes it
@@ -336,7 +339,7 @@ def import_slices(
     with staging(dst, meta) as part:
         return finish(part, [_import_slice(src, part, row) for row in track(table.to_dict('records'))], meta)
 
-# %% ../nbs/03_convert.ipynb #a8932dbd
+# %% ../nbs/03_convert.ipynb #f8f61398
 def _slice_table(src):
     "The adapter's manifest, checked"
     if not (src/'manifest.csv').is_file(): raise BadInput(f'{src/"manifest.csv"}: there is no such file; it lists file, subject, z and split of each slice')
@@ -352,7 +355,7 @@ def _slice_table(src):
     if table.duplicated(['subject', 'z']).any(): raise BadInput(f'{src/"manifest.csv"}: lists a slice of a subject twice; keep one')
     return table
 
-# %% ../nbs/03_convert.ipynb #1cda121d
+# %% ../nbs/03_convert.ipynb #8d881812
 def _import_slice(src, part, row):
     "Copy one slice; its row of the manifest"
     arrays = []

@@ -6,7 +6,7 @@
 __all__ = ['CODES', 'MASK_LOOK', 'read_manifest', 'split_by_subject', 'split_by_slice', 'training_table', 'read_grey',
            'read_mask', 'check_slices', 'augmentations', 'liver_block', 'liver_dls']
 
-# %% ../nbs/04_data.ipynb #0d0adc68
+# %% ../nbs/04_data.ipynb #612535b6
 import warnings
 from pathlib import Path
 
@@ -22,7 +22,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
 from .convert import COLUMNS, SPLITS, track
 from .volume import BadInput
 
-# %% ../nbs/04_data.ipynb #97ff2640
+# %% ../nbs/04_data.ipynb #49acfb71
 def read_manifest(
     folder, # what `convert` wrote, or any folder with such a manifest.csv
     splits=SPLITS, # the splits wanted
@@ -37,7 +37,7 @@ def read_manifest(
     table = _check_rows(table.assign(**numbers), path)
     return table[table['split'].isin(splits)].reset_index(drop=True)
 
-# %% ../nbs/04_data.ipynb #108a789b
+# %% ../nbs/04_data.ipynb #13de1cd8
 def _check_rows(table, path):
     "Complain of a row that cannot be used, naming it"
     odd = table[~table['split'].isin(SPLITS) | ~np.isfinite(table['z']) | (table['z'] % 1 != 0) | (table['subject'] == '')]
@@ -48,7 +48,7 @@ def _check_rows(table, path):
         if not (path.parent/name).is_file(): raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
     return table.astype({'z': int})
 
-# %% ../nbs/04_data.ipynb #49843e12
+# %% ../nbs/04_data.ipynb #941b53b5
 def split_by_subject(
     table: pd.DataFrame, # slices, with a `subject` each
     valid: float = 0.2, # share of the subjects, 0…1; at least one is taken
@@ -60,7 +60,7 @@ def split_by_subject(
     chosen = np.random.default_rng(seed).permutation(subjects)[:n]
     return table['subject'].isin(chosen).to_numpy()
 
-# %% ../nbs/04_data.ipynb #6184152d
+# %% ../nbs/04_data.ipynb #9c794978
 def split_by_slice(
     table: pd.DataFrame, # slices
     valid: float = 0.2, # share of the slices, 0…1
@@ -70,7 +70,7 @@ def split_by_slice(
     n = min(round(valid * len(table)), len(table) - 1)
     return np.isin(np.arange(len(table)), np.random.default_rng(seed).permutation(len(table))[:n])
 
-# %% ../nbs/04_data.ipynb #89956d05
+# %% ../nbs/04_data.ipynb #9ff1eedc
 def training_table(
     folder, # what `convert` wrote
     valid: float = 0.2, # share kept for validation, unless the manifest has rows marked valid
@@ -86,7 +86,7 @@ def training_table(
     draw = dict(subject=split_by_subject, slice=split_by_slice)[split]
     return table.assign(is_valid=given if given.any() else draw(table, valid, seed))
 
-# %% ../nbs/04_data.ipynb #42314854
+# %% ../nbs/04_data.ipynb #cc4f040d
 def read_grey(
     path, # a slice that `convert` wrote
 ) -> np.ndarray: # (h, w) uint8
@@ -96,7 +96,7 @@ def read_grey(
     if img.dtype != np.uint8 or img.ndim != 2: raise BadInput(f'{path}: is not an 8-bit grey picture; convert again')
     return img
 
-# %% ../nbs/04_data.ipynb #56e8b3e1
+# %% ../nbs/04_data.ipynb #c820b5aa
 def read_mask(
     path, # a mask that `convert` wrote
     shape, # of its slice
@@ -107,7 +107,7 @@ def read_mask(
     if mask.max(initial=0) > 1: raise BadInput(f'{path}: holds values up to {mask.max()}, and must hold 0 and 1; convert again')
     return mask
 
-# %% ../nbs/04_data.ipynb #c998ba17
+# %% ../nbs/04_data.ipynb #dc19aad2
 def check_slices(
     folder, # what `convert` wrote
     table: pd.DataFrame, # rows of its manifest with masks
@@ -116,7 +116,7 @@ def check_slices(
     for image, mask in track(list(zip(table['image'], table['mask']))):
         read_mask(Path(folder)/mask, read_grey(Path(folder)/image).shape)
 
-# %% ../nbs/04_data.ipynb #b75ae878
+# %% ../nbs/04_data.ipynb #8d6f64f8
 def augmentations(
     flip: bool = True, # mirror left and right in every second picture
 ) -> list: # fastai batch transforms
@@ -124,7 +124,7 @@ def augmentations(
     return aug_transforms(do_flip=flip, max_rotate=10., min_zoom=.85, max_zoom=1.15, max_warp=0., max_lighting=.2, p_affine=.75, p_lighting=.5,
                           pad_mode=PadMode.Zeros)
 
-# %% ../nbs/04_data.ipynb #e275f46b
+# %% ../nbs/04_data.ipynb #f9d7a6cc
 CODES = ['background', 'liver']
 
 def liver_block(
@@ -140,7 +140,7 @@ def liver_block(
                      item_tfms=Resize(size, ResizeMethod.Squish),
                      batch_tfms=[*(augmentations(flip) if augment else []), Normalize.from_stats(*imagenet_stats)])
 
-# %% ../nbs/04_data.ipynb #335f01ac
+# %% ../nbs/04_data.ipynb #752d5fcc
 def liver_dls(
     folder, # what `convert` wrote
     table: pd.DataFrame = None, # slices with `is_valid`; drawn by `training_table` if not given
@@ -156,5 +156,5 @@ def liver_dls(
     bs = min(bs, int((~table['is_valid']).sum())) # fastai drops a last batch that is not full
     return liver_block(folder, size, augment, flip).dataloaders(table, bs=bs, device=device or default_device(), num_workers=num_workers)
 
-# %% ../nbs/04_data.ipynb #2bd33282
+# %% ../nbs/04_data.ipynb #a49118a2
 MASK_LOOK = dict(cmap=ListedColormap([(0, 0, 0, 0), (1, .5, 0, 1)]), vmin=0, vmax=1) # how `show_batch` and `show_results` draw a mask

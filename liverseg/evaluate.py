@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'REPORT_FILES', 'dice_from_counts', 'dice', 'slice_row', 'case_table', 'summarise', 'evaluate_slices',
            'show_cases', 'evaluate']
 
-# %% ../nbs/07_evaluate.ipynb #69522a0c
+# %% ../nbs/07_evaluate.ipynb #603a8aa2
 import json
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .train import auto_device, dataset_window, load_model
 from .tta import slice_probs, tta_remark
 from .volume import BadInput
 
-# %% ../nbs/07_evaluate.ipynb #a896e444
+# %% ../nbs/07_evaluate.ipynb #529ee3c2
 RULES = dict(
     both_empty='undefined (NaN): left out of every mean, and counted',
     one_empty='0: a liver that was missed, or seen where there is none',
@@ -35,7 +35,7 @@ def dice_from_counts(
     size = np.asarray(pred + true, float)
     return np.where(size > 0, 2*np.asarray(both, float) / np.where(size > 0, size, 1), np.nan)
 
-# %% ../nbs/07_evaluate.ipynb #30b1bf07
+# %% ../nbs/07_evaluate.ipynb #6eec4b41
 def dice(
     pred: np.ndarray, # mask, any shape
     true: np.ndarray, # mask, same shape
@@ -44,7 +44,7 @@ def dice(
     pred, true = np.asarray(pred) > 0, np.asarray(true) > 0
     return float(dice_from_counts((pred & true).sum(), pred.sum(), true.sum()))
 
-# %% ../nbs/07_evaluate.ipynb #1a430e08
+# %% ../nbs/07_evaluate.ipynb #cb7c9f5a
 def slice_row(
     subject: str,
     z: int,
@@ -55,7 +55,7 @@ def slice_row(
     both, p, t = (int(np.count_nonzero(m)) for m in ((pred > 0) & (true > 0), pred, true))
     return dict(subject=subject, z=z, dice=float(dice_from_counts(both, p, t)), both_px=both, pred_px=p, true_px=t)
 
-# %% ../nbs/07_evaluate.ipynb #f9bef55e
+# %% ../nbs/07_evaluate.ipynb #7de10575
 def case_table(
     slices: pd.DataFrame, # rows of `slice_row`
     spacing: dict = None, # subject to (dx, dy, dz) in mm; NaN where unknown
@@ -68,7 +68,7 @@ def case_table(
                              volume_ml_true=cases['true_px']*ml, volume_ml_pred=cases['pred_px']*ml, mean_slice_dice=counts['mean'].to_numpy(),
                              slices=counts['size'].to_numpy(), true_px=cases['true_px'], pred_px=cases['pred_px'], both_px=cases['both_px']))
 
-# %% ../nbs/07_evaluate.ipynb #44c74f94
+# %% ../nbs/07_evaluate.ipynb #3a3dad82
 def summarise(
     slices: pd.DataFrame, # rows of `slice_row`
     cases: pd.DataFrame, # of `case_table`
@@ -82,7 +82,7 @@ def summarise(
                 cases=len(cases), cases_both_empty=int(cases['dice'].isna().sum()), slices=len(slices), slices_both_empty=int(slices['dice'].isna().sum()),
                 false_positive_px_on_empty_slices=int(slices.loc[slices['true_px'] == 0, 'pred_px'].sum()), rules=RULES)
 
-# %% ../nbs/07_evaluate.ipynb #7e120d41
+# %% ../nbs/07_evaluate.ipynb #25937d12
 def evaluate_slices(
     net, # as `load_model` returns it
     meta: dict, # its description
@@ -97,7 +97,7 @@ def evaluate_slices(
     return pd.DataFrame([slice_row(r.subject, r.z, prob > .5, read_mask(data/r.mask, prob.shape))
                          for r, prob in track(zip(table.itertuples(), probs), len(table))])
 
-# %% ../nbs/07_evaluate.ipynb #de6daff6
+# %% ../nbs/07_evaluate.ipynb #59fccc34
 def show_cases(
     net, meta, # the model
     data, # folder that `convert` wrote
@@ -116,7 +116,7 @@ def show_cases(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/07_evaluate.ipynb #64c2d736
+# %% ../nbs/07_evaluate.ipynb #a7899ec2
 def _outline(ax, net, meta, data, row, tta):
     "One slice with the outlines of truth and prediction"
     grey = read_grey(data/row['image'])
@@ -126,7 +126,7 @@ def _outline(ax, net, meta, data, row, tta):
         if mask.any() and not mask.all(): ax.contour(mask, [.5], colors=colour, linewidths=1.2)
     ax.axis('off')
 
-# %% ../nbs/07_evaluate.ipynb #a15caba2
+# %% ../nbs/07_evaluate.ipynb #3c6be582
 def evaluate(
     model, # folder that `train` wrote
     data, # folder that `convert` wrote
@@ -149,7 +149,7 @@ def evaluate(
     _write_report(report, cases, slices, summary, show_cases(net, meta, data, table, cases, tta))
     return summary
 
-# %% ../nbs/07_evaluate.ipynb #aba03905
+# %% ../nbs/07_evaluate.ipynb #8f44c043
 def _measurable(data, split, meta, say):
     "The rows of `split` that have masks; says what must be known about them"
     if (found := dataset_window(data)[0]) != tuple(meta['window']):
@@ -165,7 +165,7 @@ def _measurable(data, split, meta, say):
     if seen: say(f'warning: the model was trained on {", ".join(sorted(seen))}, so this flatters it')
     return table
 
-# %% ../nbs/07_evaluate.ipynb #66d9a334
+# %% ../nbs/07_evaluate.ipynb #a4099945
 REPORT_FILES = ('cases.csv', 'slices.csv', 'summary.json', 'cases.png')
 
 def _write_report(report, cases, slices, summary, fig):

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['STRUCTURES', 'Subject', 'make_subject', 'write_subject', 'make_cohort', 'from_chapter']
 
-# %% ../nbs/02_phantom.ipynb #bba29e13
-import atexit, gzip, os, shutil, tempfile
+# %% ../nbs/02_phantom.ipynb #4ec982e4
+import gzip, os, shutil, tempfile
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from scipy import ndimage as ndi
 
 from .volume import atomic_write
 
-# %% ../nbs/02_phantom.ipynb #6729eef9
+# %% ../nbs/02_phantom.ipynb #111da58b
 _HU = {
     'air': -1000, 'table': 60, 'skin': 30, 'fat': -100, 'muscle': 55, 'lung': -850, 'heart': 125,
     'vertebra': 300, 'cortical bone': 700, 'disc': 90, 'spinal canal': 30, 'rib': 400, 'cartilage': 110,
@@ -30,7 +31,7 @@ _HU = {
 # name -> (index in the anatomy map, HU)
 STRUCTURES: dict[str, tuple[int, float]] = {n: (i, float(hu)) for i, (n, hu) in enumerate(_HU.items())}
 
-# %% ../nbs/02_phantom.ipynb #ef1c66d6
+# %% ../nbs/02_phantom.ipynb #42e4271f
 def _ellipsoid(
     p, # x, y and z of the points, mm
     c, # centre, mm
@@ -45,7 +46,7 @@ def _ellipsoid(
     slope = np.sqrt((u / np.float32(r[0])) ** 2 + (v / np.float32(r[1])) ** 2 + (w / np.float32(r[2])) ** 2)
     return k * (1 - k) / (slope + np.float32(1e-5))
 
-# %% ../nbs/02_phantom.ipynb #1e3705de
+# %% ../nbs/02_phantom.ipynb #0921cbf4
 def _tube(
     p, # x, y and z of the points, mm
     a, b, # its two ends, mm
@@ -59,7 +60,7 @@ def _tube(
     r = np.sqrt((x - t * d[0]) ** 2 + (y - t * d[1]) ** 2 + (z - t * d[2]) ** 2)
     return np.float32(ra) + np.float32(rb - ra) * t - r
 
-# %% ../nbs/02_phantom.ipynb #7cdfceca
+# %% ../nbs/02_phantom.ipynb #b778457e
 def _both(a, b, k=12.):
     "Inside both shapes, with the edge where they meet rounded over `k` mm (a polynomial smooth minimum)"
     h = np.maximum(np.float32(k) - np.abs(a - b), 0)
@@ -69,7 +70,7 @@ def _either(a, b, k=12.):
     "Inside one shape or the other, with the crease between them filled over `k` mm"
     return -_both(-a, -b, k)
 
-# %% ../nbs/02_phantom.ipynb #8f734faa
+# %% ../nbs/02_phantom.ipynb #791a6899
 def _soft(
     f, # distance, mm (x,y,z)
     pixel, # width of a pixel, mm
@@ -82,7 +83,7 @@ def _soft(
         w = np.concatenate([s, s[..., -1:]], -1) + w
     return np.clip(f / w + np.float32(.5), 0, 1)
 
-# %% ../nbs/02_phantom.ipynb #41512dc3
+# %% ../nbs/02_phantom.ipynb #112895bd
 def _draw(seed):
     "Everything that makes a subject differ from the next one, drawn from its seed"
     r = np.random.default_rng([seed, 1])
@@ -103,7 +104,7 @@ def _draw(seed):
     who.tumour = bool(r.random() < .5)
     return who
 
-# %% ../nbs/02_phantom.ipynb #ebcbd31b
+# %% ../nbs/02_phantom.ipynb #288e3cca
 def _warp(
     who, # the subject's draw
     x, y, z # world coordinates, mm
@@ -118,7 +119,7 @@ def _warp(
             q[1] + (bend(1, 0) - roll * q[0]) + bend(1, 2),
             q[2] + bend(2, 0) + bend(2, 1))
 
-# %% ../nbs/02_phantom.ipynb #6198b9b1
+# %% ../nbs/02_phantom.ipynb #92ecab9c
 class _Canvas:
     "A voxel grid on which structures are painted back to front; arrays are (x,y,z), x running fastest"
     def __init__(self, who, shape, spacing, full=False):
@@ -138,7 +139,7 @@ class _Canvas:
         "Coordinates in the frame of the anatomy within an index box"
         return tuple(c[box] for c in self.p)
 
-# %% ../nbs/02_phantom.ipynb #16cee673
+# %% ../nbs/02_phantom.ipynb #d1a4091b
 def _box(
     cv, # canvas
     lo, hi # two corners in the frame of the anatomy, mm
@@ -155,7 +156,7 @@ def _slabs(cv, lo, hi, n=2):
     x, y, z = _box(cv, lo, hi)
     return ((x, y, slice(k, min(k + n, z.stop))) for k in range(z.start, z.stop, n))
 
-# %% ../nbs/02_phantom.ipynb #e219db9f
+# %% ../nbs/02_phantom.ipynb #142df40f
 def _paint(
     cv, # canvas
     name, # structure
@@ -178,7 +179,7 @@ def _paint(
     elif mark and within is None and cv.liver is not None: cv.liver[box] *= 1 - a
     return a
 
-# %% ../nbs/02_phantom.ipynb #b55af16e
+# %% ../nbs/02_phantom.ipynb #0c4385f5
 def _blob(cv, name, c, r, grow=0., tilt=0., **kw):
     "Paint an ellipsoid, `grow` mm larger all round"
     c, r = np.array(c, float), np.array(r, float)
@@ -193,7 +194,7 @@ def _pipe(cv, name, points, radii, **kw):
         box = _box(cv, np.minimum(a, b) - m, np.maximum(a, b) + m)
         _paint(cv, name, _tube(cv.at(box), a, b, ra, rb), box, **kw)
 
-# %% ../nbs/02_phantom.ipynb #c7e9b7d5
+# %% ../nbs/02_phantom.ipynb #81887232
 def _trunk(p):
     "Distance to the outside of the muscle wall, widest at the lower ribs"
     x, y, z = p
@@ -212,7 +213,7 @@ def _cavity(p, trunk):
     k = np.sqrt((x / w) ** 2 + ((y + 100) / 44) ** 2)
     return _both(trunk - 13 + np.clip(y / 25, -1, 3), (k - 1) * 46, 10)
 
-# %% ../nbs/02_phantom.ipynb #5eee4289
+# %% ../nbs/02_phantom.ipynb #f5879eaa
 def _cradle(cv):
     "Height above the table top: a shallow cradle that does not bend with the subject (x,y,1)"
     x, y = cv.flat
@@ -229,7 +230,7 @@ def _table(cv):
         box = slice(None), slice(rows[0], rows[-1] + 1)
         _paint(cv, 'table', np.broadcast_to(f[box], cv.hu[box].shape), box, thick=False)
 
-# %% ../nbs/02_phantom.ipynb #ca733921
+# %% ../nbs/02_phantom.ipynb #72a5bd68
 def _wall(cv):
     "Skin, fat, the muscle wall and the fat of the cavity"
     fat, above = np.float32(cv.who.fat), _cradle(cv)
@@ -242,7 +243,7 @@ def _wall(cv):
         for name, f in (('skin', body), ('fat', body - np.float32(2.4)), ('muscle', np.minimum(trunk, body - 4)), ('fat', cavity)):
             _paint(cv, name, f, box, thick=False)
 
-# %% ../nbs/02_phantom.ipynb #a08b788e
+# %% ../nbs/02_phantom.ipynb #b3e1065c
 def _planes(cv):
     "Thin fat between the layers of the wall: low on the flank, and high on the back"
     for s in (-1, 1):
@@ -253,7 +254,7 @@ def _planes(cv):
         f = np.float32(1.3) - np.abs(cv.trunk[box] - 2.4 - y / 60)
         _paint(cv, 'fat', np.minimum(f, np.abs(x) - 42), box, thick=False, mark=False, most=.8)
 
-# %% ../nbs/02_phantom.ipynb #ee83bfb0
+# %% ../nbs/02_phantom.ipynb #7a69243c
 def _abdomen(who, p):
     "Distance to the diaphragm, positive below it"
     x, y, z = p
@@ -261,7 +262,7 @@ def _abdomen(who, p):
              for c, r, h in (((66, 2), (64, 89), 40), ((-66, 0), (64, 88), 26), ((-4, 14), (66, 82), 14))]
     return _either(_either(domes[0], domes[1], 14), domes[2], 14)
 
-# %% ../nbs/02_phantom.ipynb #cba81aa3
+# %% ../nbs/02_phantom.ipynb #3bf8ce66
 def _diaphragm(cv):
     "The diaphragm and the lung bases above it"
     cv.abdomen = np.full_like(cv.hu, 50)
@@ -279,7 +280,7 @@ def _heart(cv):
         box = _box(cv, np.subtract(c, r), np.add(c, r))
         _paint(cv, name, np.minimum(_ellipsoid(cv.at(box), c, r), 1 - cv.abdomen[box]), box)
 
-# %% ../nbs/02_phantom.ipynb #7866d31b
+# %% ../nbs/02_phantom.ipynb #2fd3d124
 def _spine(cv):
     "Vertebrae, discs and the muscles on both sides"
     box = _box(cv, (-75, -135, -260), (75, -35, 240))
@@ -295,7 +296,7 @@ def _spine(cv):
     for name, f in (('disc', disc), ('cortical bone', body), ('vertebra', body - 2)): _paint(cv, name, f, box)
     return box, t
 
-# %% ../nbs/02_phantom.ipynb #973e5951
+# %% ../nbs/02_phantom.ipynb #c8ca66b4
 def _arch(cv, box, t):
     "The ring behind the vertebra with its three processes, and the canal"
     x, y, z = cv.at(box)
@@ -309,7 +310,7 @@ def _arch(cv, box, t):
     for name, f in (('cortical bone', bone), ('rib', bone - 2), ('fat', canal), ('spinal canal', canal - np.float32(1.2))):
         _paint(cv, name, f, box)
 
-# %% ../nbs/02_phantom.ipynb #aabfd363
+# %% ../nbs/02_phantom.ipynb #68ac0b11
 def _ribs(cv):
     "Ribs falling from the back to the front, cartilage that rises again, and the breast bone"
     for box in _slabs(cv, (-150, -110, -95), (150, 110, 230)):
@@ -323,7 +324,7 @@ def _ribs(cv):
             _paint(cv, name, d, box)
     for name, k in (('cortical bone', 0), ('rib', 2)): _blob(cv, name, (0, 88, 120), (17 - k, 5.5 - k, 72))
 
-# %% ../nbs/02_phantom.ipynb #033e1073
+# %% ../nbs/02_phantom.ipynb #ac66da9d
 def _liver(who, p, cavity, abdomen):
     "Distance to the liver: what diaphragm, wall, visceral and lower surface leave of the upper right abdomen"
     x, y, z = p
@@ -337,7 +338,7 @@ def _liver(who, p, cavity, abdomen):
     f = _both(f, x + np.float32(who.left), 20)
     return _both(_both(f, abdomen - 2, 4), cavity + np.float32(.5), 4)
 
-# %% ../nbs/02_phantom.ipynb #31ab0fad
+# %% ../nbs/02_phantom.ipynb #ddd09dda
 def _depth(who, points):
     "Depth of some points (n,3) in the liver, mm: the same on every grid"
     p = [np.asarray(c, np.float32) for c in np.asarray(points).T]
@@ -352,7 +353,7 @@ def _parenchyma(cv):
         cv.hu[box] += 4 * a * np.sin(x / 9 + y / 13) * np.sin(y / 8 - z / 11)
     _blob(cv, 'fat', (-10, 62, -28), (3.5, 24, 26), tilt=.2)
 
-# %% ../nbs/02_phantom.ipynb #b0a7371e
+# %% ../nbs/02_phantom.ipynb #634181f8
 def _kidney(cv, c, s):
     "A kidney in its fat, on side `s`: cortex, pyramids, the sinus facing the spine, and its vein"
     c, r = np.array(c, float), np.array((25., 23., 50.))
@@ -366,7 +367,7 @@ def _kidney(cv, c, s):
     _blob(cv, 'bowel', c + (-s * 11, 3, -4), (9, 4, 9), mark=False)
     _pipe(cv, 'vena cava', [c + (-s * 8, 6, 6), c + (-s * 30, 16, 10)], (4, 5), mark=False)
 
-# %% ../nbs/02_phantom.ipynb #1fc4a7e3
+# %% ../nbs/02_phantom.ipynb #1b41c7cd
 def _great_vessels(cv):
     "Aorta and vena cava, with the crura, the gullet and the psoas beside them"
     for s in (-1, 1):
@@ -377,7 +378,7 @@ def _great_vessels(cv):
     _pipe(cv, 'aorta', [(-22, -42, 240), (-17, -36, 40), (-12, -33, -40), (-8, -32, -260)], (12.5, 11.5, 10, 8.5))
     _pipe(cv, 'vena cava', [(18, -14, 120), (22, -24, 62), (26, -31, 10), (24, -32, -50), (18, -32, -260)], (12, 13.5, 12, 10, 10.5))
 
-# %% ../nbs/02_phantom.ipynb #e6fc3e0b
+# %% ../nbs/02_phantom.ipynb #43dba0d9
 def _spleen(cv):
     "The spleen under the left dome"
     r = np.random.default_rng([cv.who.seed, 2])
@@ -386,7 +387,7 @@ def _spleen(cv):
     f = np.minimum(_ellipsoid(cv.at(box), c, rad), np.minimum(cv.cavity[box], cv.abdomen[box] - 2))
     _paint(cv, 'spleen', f, box)
 
-# %% ../nbs/02_phantom.ipynb #ef74cbc6
+# %% ../nbs/02_phantom.ipynb #4576b35f
 def _stomach(cv):
     "Stomach: wall, contrast, and air above a level, as the subject lies on the back"
     r = np.random.default_rng([cv.who.seed, 3])
@@ -399,7 +400,7 @@ def _stomach(cv):
     air = np.minimum(f - 3, p[1] - np.float32(r.uniform(18, 48)))
     for name, d in (('stomach wall', f), ('stomach fluid', f - 3), ('stomach air', air)): _paint(cv, name, d, box)
 
-# %% ../nbs/02_phantom.ipynb #9dd8477a
+# %% ../nbs/02_phantom.ipynb #b3e7994b
 def _pancreas(cv):
     "Pancreas, lobed by fat, with the splenic vein behind it; the arteries of the gut; the gall bladder"
     r = np.random.default_rng([cv.who.seed, 4])
@@ -412,7 +413,7 @@ def _pancreas(cv):
     at = np.array([(36, 24, -26), (46, 42, -42), (54, 56, -56)]) + r.normal(0, 3, 3)
     _pipe(cv, 'gall bladder', at, np.array((5, 12, 14)) * r.uniform(.8, 1.25))
 
-# %% ../nbs/02_phantom.ipynb #d13e9b64
+# %% ../nbs/02_phantom.ipynb #0ab40f29
 def _loops(who, r):
     "Paths (points), radius and filling of colon and small bowel"
     z = min(-75, 20 - who.lower)
@@ -428,7 +429,7 @@ def _loops(who, r):
             else: d = r.normal(size=3)
         yield path, r.uniform(12, 17), 'bowel' if i % 7 == 0 else 'bowel contrast'
 
-# %% ../nbs/02_phantom.ipynb #67612fc2
+# %% ../nbs/02_phantom.ipynb #a34eb0df
 def _loop(cv, r, path, rad, fill):
     "One length of bowel, its walls first, then its filling, then gas above a level"
     parts, level = [], np.float32(np.mean(path, 0)[1] + rad * r.uniform(.8, 3.2))
@@ -448,7 +449,7 @@ def _bowel(cv):
     r = np.random.default_rng([cv.who.seed, 5])
     for loop in _loops(cv.who, r): _loop(cv, r, *loop)
 
-# %% ../nbs/02_phantom.ipynb #5f6b9b2f
+# %% ../nbs/02_phantom.ipynb #b189d312
 def _tree(
     rng, # random generator
     root, # where it starts, mm
@@ -472,7 +473,7 @@ def _tree(
         r = np.concatenate([r, r]) * rng.uniform(.66, .84, 2 * len(r))
     return out
 
-# %% ../nbs/02_phantom.ipynb #e0f5c94b
+# %% ../nbs/02_phantom.ipynb #3d614c56
 def _hepatic(cv):
     "The portal vein from the hilum, and the hepatic veins that run to the vena cava"
     who, rng = cv.who, np.random.default_rng([cv.who.seed, 6])
@@ -484,7 +485,7 @@ def _hepatic(cv):
     for name, tubes in (('hepatic veins', veins), ('portal vein', portal)):
         for a, b, ra, rb in tubes: _pipe(cv, name, [a, b], (ra, rb), within=cv.liver)
 
-# %% ../nbs/02_phantom.ipynb #1416b890
+# %% ../nbs/02_phantom.ipynb #3c752eea
 def _lace(cv):
     "Small vessels in the lungs and in the fat of the gut"
     rng, lung, gut = np.random.default_rng([cv.who.seed, 7]), [], []
@@ -495,7 +496,7 @@ def _lace(cv):
         bed = (cv.map == STRUCTURES[name][0]).astype(np.float32)
         for a, b, ra, rb in tubes: _pipe(cv, 'hepatic veins', [a, b], (ra, rb), within=bed, mark=False)
 
-# %% ../nbs/02_phantom.ipynb #f43b4d01
+# %% ../nbs/02_phantom.ipynb #8ea5b57e
 def _tumours(cv):
     "One to six tumours with an uneven surface, the first at least 12 mm in radius"
     who, rng = cv.who, np.random.default_rng([cv.who.seed, 8])
@@ -510,7 +511,7 @@ def _tumours(cv):
         a = _paint(cv, 'tumour', _ellipsoid(p, c, r) + np.float32(.07 * r[0]) * knobs, box, within=cv.liver)
         np.maximum(cv.tumour[box], a, out=cv.tumour[box])
 
-# %% ../nbs/02_phantom.ipynb #15a9fbbd
+# %% ../nbs/02_phantom.ipynb #61b217df
 def _noise(
     shape, # voxels (x,y,z)
     sd, # standard deviation in the middle, HU
@@ -525,7 +526,7 @@ def _noise(
     n *= np.float32(sd / n[:, ::4, ::4].std()) * (1 - np.float32(.3) * np.minimum(x ** 2 + y[:, None] ** 2, 1))
     return n.T
 
-# %% ../nbs/02_phantom.ipynb #ab8e43bd
+# %% ../nbs/02_phantom.ipynb #dd0c9f25
 @dataclass
 class Subject:
     "A synthetic CT with its truth, all arrays (x,y,z) in RAS+ order"
@@ -540,13 +541,13 @@ class Subject:
         "Voxel size (dx,dy,dz), mm"
         return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))
 
-# %% ../nbs/02_phantom.ipynb #225e5a70
+# %% ../nbs/02_phantom.ipynb #7b6c0634
 def _grid(who, shape):
     "Spacing (mm) at which the body fills the field of view and the slices cover the liver where 1 to 5 mm can"
     px = 2 * (144 + who.fat + who.margin) * who.size[0] / shape[0]
     return px, px, float(np.clip(who.cover / shape[2], 1, 5))
 
-# %% ../nbs/02_phantom.ipynb #97a7e6e2
+# %% ../nbs/02_phantom.ipynb #25753db7
 def _scene(who, shape, spacing, tumour, full=False):
     "The whole anatomy on a canvas, back to front, without noise"
     cv = _Canvas(who, shape, spacing, full)
@@ -559,7 +560,7 @@ def _scene(who, shape, spacing, tumour, full=False):
     if tumour: _tumours(cv)
     return cv
 
-# %% ../nbs/02_phantom.ipynb #15b7a3a0
+# %% ../nbs/02_phantom.ipynb #477a5cd1
 def make_subject(
     seed: int = 0, # what the anatomy is drawn from
     shape: tuple = (256, 256, 64), # voxels (x,y,z)
@@ -578,7 +579,7 @@ def make_subject(
         labels=(cv.liver > .5).astype(np.uint8) + (0 if cv.tumour is None else cv.tumour > .5),
         anatomy=cv.map if full else None, affine=affine, seed=seed)
 
-# %% ../nbs/02_phantom.ipynb #5adac5bc
+# %% ../nbs/02_phantom.ipynb #b4534d6a
 def _write_nii(path, a, affine):
     "Write one array with both affines set"
     img = nib.Nifti1Image(a, affine)
@@ -588,7 +589,7 @@ def _write_nii(path, a, affine):
     atomic_write(path, gzip.compress(img.to_bytes(), 1, mtime=0))
     return path
 
-# %% ../nbs/02_phantom.ipynb #5df9ab1a
+# %% ../nbs/02_phantom.ipynb #38c604f9
 def write_subject(
     subject: Subject, # what to write
     folder: str|Path, # where; made when it is missing
@@ -599,7 +600,7 @@ def write_subject(
     return (_write_nii(folder / f'{name}_orig.nii.gz', subject.hu, subject.affine),
             _write_nii(folder / f'{name}_liver.nii.gz', subject.labels, subject.affine))
 
-# %% ../nbs/02_phantom.ipynb #ebcf59bc
+# %% ../nbs/02_phantom.ipynb #8d1d0f53
 def make_cohort(
     dst: str|Path, # folder that gets `train/nii` and `test/nii`
     n_train: int = 4, # training subjects
@@ -616,13 +617,13 @@ def make_cohort(
         out.append(write_subject(s, folder, f'{prefix}_e{i + 1:02d}')[0])
     return out
 
-# %% ../nbs/02_phantom.ipynb #bcaf0ad1
+# %% ../nbs/02_phantom.ipynb #0e3c3f8b
 @cache
 def _book():
     "`book/`, or under test a folder of this process's own that goes when it ends"
     if not os.environ.get('IN_TEST'): return Path('book')
     own = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    Finalize(None, shutil.rmtree, (own, True), exitpriority=0) # unlike atexit, this runs in worker processes too
     return Path(own)
 
 def from_chapter(

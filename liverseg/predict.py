@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Segmentation', 'Segmenter', 'predict']
 
-# %% ../nbs/08_predict.ipynb #8dc15dca
+# %% ../nbs/08_predict.ipynb #cd187703
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .train import auto_device, load_model
 from .tta import slice_probs, tta_remark
 from .volume import BadInput, Volume, from_slices, read_volume, to_slices, volume_ml, window, write_mask
 
-# %% ../nbs/08_predict.ipynb #06981962
+# %% ../nbs/08_predict.ipynb #d01047ba
 @dataclass
 class Segmentation:
     "What a segmenter found in a scan"
@@ -28,7 +28,7 @@ class Segmentation:
     def volume_ml(self): return volume_ml(self.mask, self.scan.affine)
     def save(self, path): write_mask(self.mask, self.scan, path)
 
-# %% ../nbs/08_predict.ipynb #9594b15c
+# %% ../nbs/08_predict.ipynb #e5924954
 @dataclass
 class Segmenter:
     "A trained network that takes whole scans"
@@ -42,7 +42,7 @@ class Segmenter:
     ): # `Segmenter`; raises `BadInput`
         return cls(*load_model(folder, auto_device(device)))
 
-# %% ../nbs/08_predict.ipynb #672027ff
+# %% ../nbs/08_predict.ipynb #1c8bd8f6
 from fastcore.basics import patch
 
 @patch
@@ -59,7 +59,7 @@ def segment(self: Segmenter,
     for z, prob in enumerate(track(slice_probs(self.net, self.meta, grey, tta, bs), len(slices))): mask[z] = prob > .5
     return Segmentation(from_slices(mask), vol)
 
-# %% ../nbs/08_predict.ipynb #79a61122
+# %% ../nbs/08_predict.ipynb #254fe31b
 def predict(
     model, # folder that `liverseg train` wrote
     scan, # a NIfTI file

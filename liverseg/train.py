@@ -7,8 +7,9 @@ __all__ = ['FORMAT', 'NO_MODEL', 'ARCHS', 'MODEL_FILES', 'pretrained_encoder', '
            'save_model', 'describe', 'read_meta', 'load_model', 'auto_device', 'dataset_window', 'Recipe', 'train',
            'fit_logged', 'read_history', 'draw']
 
-# %% ../nbs/05_train.ipynb #1ca2c5f4
+# %% ../nbs/05_train.ipynb #31d67f2a
 import json, math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -29,10 +30,10 @@ from safetensors.torch import load_file, save_file
 from torchvision import models
 
 from . import __version__
-from .convert import check_target, whole_folder
+from .convert import check_target, watched, whole_folder
 from .volume import WINDOW, BadInput, atomic_write
 
-# %% ../nbs/05_train.ipynb #9c1287f2
+# %% ../nbs/05_train.ipynb #2e31c2ca
 def pretrained_encoder(
     arch: str, # a torchvision resnet, such as 'resnet34'
     weights=None, # a weights file of yours; torchvision's cache or download if not given
@@ -44,7 +45,7 @@ def pretrained_encoder(
     except (RuntimeError, TypeError, AttributeError): raise BadInput(f'{where}: holds no weights of {arch}; give the file {_file_name(url)}')
     return create_body(net, pretrained=False, cut=model_meta[getattr(models, arch)]['cut'])
 
-# %% ../nbs/05_train.ipynb #05ccd926
+# %% ../nbs/05_train.ipynb #9ce29751
 def _file_name(url): return Path(urlparse(url).path).name
 
 def _weights(url, file):
@@ -60,7 +61,7 @@ def _weights(url, file):
                        f'put that file there, give it with --weights FILE, or train with --no-pretrained')
     except Exception as e: raise BadInput(f'{where}: cannot be read as weights ({type(e).__name__}); delete it and download {_file_name(url)} again')
 
-# %% ../nbs/05_train.ipynb #d10dd434
+# %% ../nbs/05_train.ipynb #fd2dde02
 class CaseDice(Metric):
     "Mean over the validation subjects of the Dice of all their slices together; a subject with neither true nor predicted liver is left out"
     def reset(self): self.at, self.counts = 0, {}
@@ -80,7 +81,7 @@ class CaseDice(Metric):
     @property
     def name(self): return 'case_dice'
 
-# %% ../nbs/05_train.ipynb #d629313a
+# %% ../nbs/05_train.ipynb #b2987a20
 def liver_learner(
     dls, # `DataLoaders` of slices and masks
     arch: str = 'resnet34', # a torchvision resnet
@@ -98,7 +99,7 @@ def liver_learner(
         learn.freeze()
     return learn
 
-# %% ../nbs/05_train.ipynb #87b71a4b
+# %% ../nbs/05_train.ipynb #0352855d
 def fit(
     learn: Learner,
     epochs: int = 10, # times through the training slices
@@ -112,7 +113,7 @@ def fit(
     learn.unfreeze()
     learn.fit_one_cycle(epochs - 1, slice(lr/10, lr)) # the pretrained layers change more slowly
 
-# %% ../nbs/05_train.ipynb #19fc2f36
+# %% ../nbs/05_train.ipynb #7ffe4058
 def plot_loss(
     history: pd.DataFrame, # a row an epoch: train_loss, valid_loss and case_dice, as `CSVLogger` writes them
 ) -> plt.Figure:
@@ -129,7 +130,7 @@ def plot_loss(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/05_train.ipynb #b72b5fe8
+# %% ../nbs/05_train.ipynb #ef3293b6
 FORMAT = 1 # of model.json
 
 def save_model(
@@ -143,7 +144,7 @@ def save_model(
     save_file(state, folder/'model.safetensors')
     atomic_write(folder/'model.json', (json.dumps(meta, indent=1) + '\n').encode())
 
-# %% ../nbs/05_train.ipynb #67f760fe
+# %% ../nbs/05_train.ipynb #ea527bda
 def describe(
     arch: str, # encoder
     size: int, # pixels
@@ -156,7 +157,7 @@ def describe(
     return dict(format='liverseg', version=FORMAT, arch=arch, last_cross=last_cross, size=size, channels=3, window=[float(v) for v in hu_window],
                 mean=list(mean), std=list(std), classes=CODES, versions=dict(liverseg=__version__, torch=torch.__version__, fastai=fastai.__version__), **more)
 
-# %% ../nbs/05_train.ipynb #3dd7d7da
+# %% ../nbs/05_train.ipynb #c3ffa022
 NO_MODEL = ('no trained weights ship with liverseg; make a model with `liverseg convert SRC DATA`, `liverseg train DATA MODEL` '
             'and `liverseg evaluate MODEL DATA REPORT`, or try `liverseg demo`')
 
@@ -174,7 +175,7 @@ def read_meta(
         if not good(meta.get(key)): raise BadInput(f"{path}: has {key} = {meta.get(key)!r}, which cannot be; copy the model folder again")
     return meta
 
-# %% ../nbs/05_train.ipynb #952909a6
+# %% ../nbs/05_train.ipynb #46429cf7
 def _numbers(n): return lambda v: isinstance(v, list) and len(v) == n and all(isinstance(x, (int, float)) and math.isfinite(x) for x in v)
 
 ARCHS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
@@ -182,7 +183,7 @@ _FIELDS = dict(arch=lambda v: v in ARCHS, last_cross=lambda v: isinstance(v, boo
                channels=lambda v: v == 3, window=lambda v: _numbers(2)(v) and v[0] < v[1], mean=_numbers(3), std=lambda v: _numbers(3)(v) and min(v) > 0,
                classes=lambda v: v == CODES)
 
-# %% ../nbs/05_train.ipynb #132a559f
+# %% ../nbs/05_train.ipynb #d8f7c73b
 def load_model(
     folder, # what `train` wrote
     device='cpu', # where to put it
@@ -196,14 +197,14 @@ def load_model(
         raise BadInput(f"{path}: does not hold the weights that model.json describes ({str(e).splitlines()[0]}); copy the model folder again")
     return net.eval().to(device), meta
 
-# %% ../nbs/05_train.ipynb #f481fe8b
+# %% ../nbs/05_train.ipynb #fc4eee9d
 def auto_device(name='auto'):
     "'auto' is the fastest that is there, anything else is taken at its word; raises `BadInput`"
     if name == 'auto': return torch.device(default_device())
     try: return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError): raise BadInput(f"the device '{name}' is not there; give --device cpu, or auto for the fastest that is")
 
-# %% ../nbs/05_train.ipynb #d10a2bba
+# %% ../nbs/05_train.ipynb #24d90824
 def dataset_window(
     data, # what `convert` wrote
 ) -> tuple: # ((low, high), a remark or '')
@@ -214,7 +215,7 @@ def dataset_window(
     except (ValueError, KeyError, TypeError): raise BadInput(f'{path}: tells no window [low, high]; convert again')
     return (low, high), ''
 
-# %% ../nbs/05_train.ipynb #74df2150
+# %% ../nbs/05_train.ipynb #9ddb4d99
 @dataclass
 class Recipe:
     "How a model is trained; everything here ends up in model.json"
@@ -231,7 +232,7 @@ class Recipe:
     last_cross: bool = True # as in `liver_learner`
     seed: int = 42
 
-# %% ../nbs/05_train.ipynb #4f4c47fe
+# %% ../nbs/05_train.ipynb #fe902bb8
 MODEL_FILES = ('model.safetensors', 'model.json', 'history.csv', 'loss.png', 'batch.png', 'valid.png')
 
 @delegates(Recipe)
@@ -256,7 +257,7 @@ def train(
         fit_logged(learn, r.epochs, r.lr, say)
         return _keep(learn, r, hu_window, table)
 
-# %% ../nbs/05_train.ipynb #bb6e13d7
+# %% ../nbs/05_train.ipynb #cdef9d92
 def _keep(learn, r, hu_window, table):
     "Save the trained network, its description and its pictures in `learn.path`"
     more = {k: v for k, v in asdict(r).items() if k not in ('arch', 'size', 'last_cross', 'weights')}
@@ -265,7 +266,7 @@ def _keep(learn, r, hu_window, table):
     draw(learn, learn.path)
     return meta
 
-# %% ../nbs/05_train.ipynb #7d06ce20
+# %% ../nbs/05_train.ipynb #290bf2b7
 def _say_split(table, split, say):
     "Tell what is trained on, and what is not"
     t, v = table[~table['is_valid']], table[table['is_valid']]
@@ -275,14 +276,14 @@ def _say_split(table, split, say):
 
 def _subjects(table): return {name: sorted(table.loc[table['is_valid'] == flag, 'subject'].unique()) for name, flag in (('train', False), ('valid', True))}
 
-# %% ../nbs/05_train.ipynb #0950271f
+# %% ../nbs/05_train.ipynb #6952e39e
 def fit_logged(learn, epochs, lr, say=print):
     "`fit`, with history.csv in `learn.path` and a line an epoch for `say`"
     learn.add_cb(CSVLogger(fname='history.csv', append=True))
     learn.add_cb(_Teller(say, epochs))
-    with learn.no_bar(), learn.no_logging(): fit(learn, epochs, lr)
+    with nullcontext() if watched() else learn.no_bar(), learn.no_logging(): fit(learn, epochs, lr)
 
-# %% ../nbs/05_train.ipynb #c0403b83
+# %% ../nbs/05_train.ipynb #87ebd21d
 class _Teller(Callback):
     "Says one line an epoch"
     order = 60
@@ -294,7 +295,7 @@ class _Teller(Callback):
         told = [f'{name.replace("_", " ")} {v:.4f}' for name, v in values.items() if isinstance(v, float)]
         self.say(f"epoch {self.at} of {self.epochs}: {', '.join(told)}, {values['time']}")
 
-# %% ../nbs/05_train.ipynb #0b856a62
+# %% ../nbs/05_train.ipynb #7acc9550
 def read_history(
     folder, # a model folder
 ) -> pd.DataFrame: # a row an epoch: train_loss, valid_loss, case_dice, time
@@ -308,7 +309,7 @@ def _last_metrics(folder):
     last = read_history(folder).iloc[-1].drop(['epoch', 'time'])
     return {name: round(float(v), 6) for name, v in last.items() if pd.notna(v)}
 
-# %% ../nbs/05_train.ipynb #4cf3071b
+# %% ../nbs/05_train.ipynb #e7924c20
 def draw(
     learn: Learner, # trained
     folder, # where batch.png, loss.png and valid.png go
@@ -322,7 +323,7 @@ def draw(
     with learn.no_bar(): learn.show_results(dl=_with_liver(learn), max_n=4, figsize=(5, 9), **MASK_LOOK)
     _save_fig(folder/'valid.png')
 
-# %% ../nbs/05_train.ipynb #58a4fd08
+# %% ../nbs/05_train.ipynb #64baecfb
 def _save_fig(path):
     "Save the current figure, the same bytes each time, and close it"
     plt.savefig(path, dpi=80, bbox_inches='tight', metadata={'Software': None})

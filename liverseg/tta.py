@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LR', 'UD', 'VIEWS', 'Flip', 'Rotate', 'Compose', 'tta_probs', 'prepare', 'slice_probs', 'tta_remark']
 
-# %% ../nbs/06_tta.ipynb #d51bd80b
+# %% ../nbs/06_tta.ipynb #c22634ee
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-# %% ../nbs/06_tta.ipynb #b48e7d02
+# %% ../nbs/06_tta.ipynb #086b5240
 @dataclass(frozen=True)
 class Flip:
     "Mirror along some of the picture's axes; no axes: the picture as it is"
@@ -21,7 +21,7 @@ class Flip:
     def apply(self, x): return x.flip(self.axes) if self.axes else x
     def undo(self, y): return self.apply(y)
 
-# %% ../nbs/06_tta.ipynb #45648719
+# %% ../nbs/06_tta.ipynb #2dff26d7
 @dataclass(frozen=True)
 class Rotate:
     "Turn by quarter turns, without resampling"
@@ -29,7 +29,7 @@ class Rotate:
     def apply(self, x): return torch.rot90(x, self.turns, (-2, -1))
     def undo(self, y): return torch.rot90(y, -self.turns, (-2, -1))
 
-# %% ../nbs/06_tta.ipynb #bd1206ee
+# %% ../nbs/06_tta.ipynb #ae6d979d
 @dataclass(frozen=True)
 class Compose:
     "One view after another, undone in reverse"
@@ -41,7 +41,7 @@ class Compose:
         for v in reversed(self.views): y = v.undo(y)
         return y
 
-# %% ../nbs/06_tta.ipynb #44144f99
+# %% ../nbs/06_tta.ipynb #5b22cd79
 LR, UD = Flip((-1,)), Flip((-2,))
 VIEWS = dict(
     none=(Flip(),),
@@ -50,7 +50,7 @@ VIEWS = dict(
     dihedral=tuple(Compose((f, Rotate(k))) for f in (Flip(), LR) for k in range(4)),
 )
 
-# %% ../nbs/06_tta.ipynb #c33e96d4
+# %% ../nbs/06_tta.ipynb #fd12eb76
 @torch.no_grad()
 def tta_probs(
     net: torch.nn.Module, # pictures (n, 3, h, w) to class scores (n, 2, h, w), in evaluation mode
@@ -62,7 +62,7 @@ def tta_probs(
     for view in views: total = total + view.undo(torch.as_tensor(net(view.apply(x)).float().softmax(1)[:, 1]))
     return total / len(views)
 
-# %% ../nbs/06_tta.ipynb #6082f970
+# %% ../nbs/06_tta.ipynb #16853b3e
 def prepare(
     slices, # list of (h, w) uint8 arrays, windowed
     meta: dict, # the model's description
@@ -73,7 +73,7 @@ def prepare(
     mean, std = (torch.tensor(meta[k])[:, None, None] for k in ('mean', 'std'))
     return (torch.from_numpy(grey).float()[:, None] / 255 - mean) / std
 
-# %% ../nbs/06_tta.ipynb #016fb822
+# %% ../nbs/06_tta.ipynb #2c632eb4
 def slice_probs(
     net: torch.nn.Module, # as `load_model` returns it
     meta: dict, # its description
@@ -88,7 +88,7 @@ def slice_probs(
         for s, p in zip(batch, probs):
             yield F.interpolate(p[None, None], s.shape, mode='bilinear', align_corners=False)[0, 0].cpu().numpy()
 
-# %% ../nbs/06_tta.ipynb #c1bbf548
+# %% ../nbs/06_tta.ipynb #54ec69b5
 def tta_remark(
     meta: dict, # the model's description
     tta: str, # a name in `VIEWS`

@@ -6,7 +6,7 @@
 __all__ = ['AIR', 'WINDOW', 'ORDERS', 'BadInput', 'open_nifti', 'fill_outside', 'Volume', 'read_volume', 'window', 'to_slices',
            'from_slices', 'stored_as', 'check_same_grid', 'atomic_write', 'write_mask', 'volume_ml']
 
-# %% ../nbs/01_volume.ipynb #4f69ebef
+# %% ../nbs/01_volume.ipynb #924b1224
 import gzip, itertools, os, zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,18 +15,18 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-# %% ../nbs/01_volume.ipynb #d6010f3a
+# %% ../nbs/01_volume.ipynb #bd87f48a
 class BadInput(Exception):
     "What is wrong with something that a user gave: one sentence that names it, says what was found and what to do"
 
-# %% ../nbs/01_volume.ipynb #8e6a2f9e
+# %% ../nbs/01_volume.ipynb #b9e6bec4
 def _from_gzip(path):
     "A `.nii.gz`, decompressed whole so that its checksum is verified"
     raw = gzip.decompress(path.read_bytes())
     is_nifti2 = int.from_bytes(raw[:4], 'little') == 540 or int.from_bytes(raw[:4], 'big') == 540
     return (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(raw)
 
-# %% ../nbs/01_volume.ipynb #962b5150
+# %% ../nbs/01_volume.ipynb #4b3a05fa
 def open_nifti(
     path, # a `.nii`, `.nii.gz` or `.hdr`/`.img` file
 ) -> nib.Nifti1Pair: # nibabel's image, its header checked, its voxels not yet looked at
@@ -45,10 +45,10 @@ def open_nifti(
         raise BadInput(f'{path}: is a {type(img).__name__}, not NIfTI; convert it to .nii.gz first')
     return img
 
-# %% ../nbs/01_volume.ipynb #0fac50fe
+# %% ../nbs/01_volume.ipynb #83418082
 def _first_line(e): return (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.').replace('\x00', '')
 
-# %% ../nbs/01_volume.ipynb #67fe9959
+# %% ../nbs/01_volume.ipynb #37d8fb5d
 def _voxels(img, path):
     "The voxels of `img` as a 3-D array: integers as stored, or float32 where the file has floats or a scale factor"
     if img.get_data_dtype().kind not in 'iuf':
@@ -62,7 +62,7 @@ def _voxels(img, path):
     if (slope, inter) != (1, 0): data = data*np.float32(slope) + np.float32(inter)
     return _three_d(data, path)
 
-# %% ../nbs/01_volume.ipynb #06e57fd7
+# %% ../nbs/01_volume.ipynb #a4dc654b
 def _three_d(data, path):
     "Drop trailing axes of length one, add a third to a single picture; anything else is not one volume"
     shape = data.shape
@@ -72,7 +72,7 @@ def _three_d(data, path):
     if data.ndim == 3: return data
     raise BadInput(f'{path}: has shape {shape}, so it is {int(np.prod(shape[3:]))} volumes, not one; give one phase or time point')
 
-# %% ../nbs/01_volume.ipynb #ca33e695
+# %% ../nbs/01_volume.ipynb #cd6e458f
 AIR = -1024 # HU that stands for what no scanner measured
 
 def fill_outside(
@@ -90,10 +90,10 @@ def fill_outside(
         raise BadInput(f'{path}: {int(inside.sum())} voxels inside the field of view are NaN or infinite; repair or export it again')
     return np.where(bad, np.float32(fill), data), int(bad.sum())
 
-# %% ../nbs/01_volume.ipynb #bae0581e
+# %% ../nbs/01_volume.ipynb #5c1d9b23
 def _face(axis, end): return (slice(None),)*axis + (end,)
 
-# %% ../nbs/01_volume.ipynb #3d41efcd
+# %% ../nbs/01_volume.ipynb #76b40b50
 @dataclass
 class Volume:
     "A volume in RAS axis order, with what is needed to write something on its original grid"
@@ -107,7 +107,7 @@ class Volume:
     @property
     def spacing(self): return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine)) # (dx, dy, dz) in mm
 
-# %% ../nbs/01_volume.ipynb #3e31973c
+# %% ../nbs/01_volume.ipynb #8c49cbe1
 def read_volume(
     path, # a NIfTI file
     fill=AIR, # what stands for NaN outside the field of view; 0 for a mask
@@ -123,7 +123,7 @@ def read_volume(
     if not (img.header['sform_code'] or img.header['qform_code']): notes.append('neither qform nor sform is set: which side is left is a guess')
     return Volume(data, affine, img.header, ornt, path, notes)
 
-# %% ../nbs/01_volume.ipynb #13378214
+# %% ../nbs/01_volume.ipynb #4cdc5324
 def _affine_mm(img, path):
     "The affine in mm, which must tell three axes apart"
     affine = img.affine.copy()
@@ -131,7 +131,7 @@ def _affine_mm(img, path):
     if np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9: return affine
     raise BadInput(f'{path}: its affine maps no volume (a zero or non-finite axis), so left and right cannot be told; export it again')
 
-# %% ../nbs/01_volume.ipynb #881eccb9
+# %% ../nbs/01_volume.ipynb #bf440f13
 WINDOW = (-150, 250) # HU, soft tissue of the abdomen
 
 def window(
@@ -143,21 +143,21 @@ def window(
     grey = (np.asarray(hu, np.float32) - low) * (255 / (high - low))
     return np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
 
-# %% ../nbs/01_volume.ipynb #ef4b56d6
+# %% ../nbs/01_volume.ipynb #cda7df23
 def to_slices(
     data: np.ndarray, # RAS volume (x, y, z)
 ) -> np.ndarray: # (z, row, column) view: slices from the feet up, patient's right on the left, front up
     "The axial slices of a RAS volume in radiological convention"
     return data[::-1, ::-1].transpose(2, 1, 0)
 
-# %% ../nbs/01_volume.ipynb #77f41f3c
+# %% ../nbs/01_volume.ipynb #f867c27c
 def from_slices(
     slices: np.ndarray, # (z, row, column), as `to_slices` gives them
 ) -> np.ndarray: # RAS volume (x, y, z) view
     "Undo `to_slices`"
     return slices.transpose(2, 1, 0)[::-1, ::-1]
 
-# %% ../nbs/01_volume.ipynb #52d8c2a5
+# %% ../nbs/01_volume.ipynb #d667187e
 ORDERS = [''.join(o) for o in itertools.permutations('RASLPI', 3) if all(len(set(o) & set(axis)) == 1 for axis in ('RL', 'AP', 'SI'))]
 
 def stored_as(
@@ -167,7 +167,7 @@ def stored_as(
     "The same picture of the same patient, its array stored in another axis order"
     return img.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(img.affine), nib.orientations.axcodes2ornt(codes)))
 
-# %% ../nbs/01_volume.ipynb #466c7a59
+# %% ../nbs/01_volume.ipynb #b53608f1
 def check_same_grid(
     vol: Volume, # the scan
     mask: Volume, # what should lie on it
@@ -179,7 +179,7 @@ def check_same_grid(
     if off > 1e-3:
         raise BadInput(f'{mask.path}: its affine differs from that of {vol.path} by up to {off:.4g} mm; give the mask of this scan, or resample it')
 
-# %% ../nbs/01_volume.ipynb #30bd8717
+# %% ../nbs/01_volume.ipynb #fe87a0af
 def atomic_write(
     path, # where the file shall be
     raw: bytes, # its content
@@ -193,7 +193,7 @@ def atomic_write(
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/01_volume.ipynb #e9357e00
+# %% ../nbs/01_volume.ipynb #ede5f9c0
 def _mask_header(header):
     "A copy of `header` for a uint8 mask in one file: the geometry untouched, scaling, display range and extensions dropped"
     kind = nib.Nifti2Header if isinstance(header, nib.Nifti2Header) else nib.Nifti1Header
@@ -205,7 +205,7 @@ def _mask_header(header):
     hdr.set_slope_inter(1, 0)
     return hdr
 
-# %% ../nbs/01_volume.ipynb #188d230b
+# %% ../nbs/01_volume.ipynb #af129158
 def write_mask(
     mask: np.ndarray, # RAS mask (x, y, z), integers 0…255
     vol: Volume, # the scan whose grid it goes to
@@ -221,7 +221,7 @@ def write_mask(
     raw = kind(stored, None, hdr).to_bytes()
     atomic_write(path, gzip.compress(raw, 6, mtime=0) if str(path).endswith('.gz') else raw)
 
-# %% ../nbs/01_volume.ipynb #82d5425c
+# %% ../nbs/01_volume.ipynb #265d73ac
 def volume_ml(
     mask: np.ndarray, # True or non-zero inside
     affine: np.ndarray, # 4×4, index to mm
