@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'NO_MODEL', 'ARCHS', 'MODEL_FILES', 'pretrained_encoder', '
            'fit_logged', 'read_history', 'draw']
 
 # %% ../nbs/05_train.ipynb #31d67f2a
-import json, math
+import json, math, warnings
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -281,7 +281,9 @@ def fit_logged(learn, epochs, lr, say=print):
     "`fit`, with history.csv in `learn.path` and a line an epoch for `say`"
     learn.add_cb(CSVLogger(fname='history.csv', append=True))
     learn.add_cb(_Teller(say, epochs))
-    with nullcontext() if watched() else learn.no_bar(), learn.no_logging(): fit(learn, epochs, lr)
+    with warnings.catch_warnings(), nullcontext() if watched() else learn.no_bar(), learn.no_logging():
+        warnings.filterwarnings('ignore', 'Your generator is empty') # no validation slices, which has been said
+        fit(learn, epochs, lr)
 
 # %% ../nbs/05_train.ipynb #87ebd21d
 class _Teller(Callback):
