@@ -13,6 +13,7 @@ demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice a
 	$(BIN)/liverseg demo demo
 
 test: $(READY)  ## the notebooks as tests, then pytest (under 15 minutes)
+	@# two notebooks run side by side: one thread each, or they fight over the cores
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test
 	$(BIN)/pytest
 
@@ -45,7 +46,7 @@ real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared
 	time $(BIN)/liverseg evaluate real/model real/png real/report_tta --tta flip
 	time $(BIN)/liverseg predict real/model $(REAL)/ircad/test/nii/ircad_e17_orig.nii.gz real/mask.nii.gz --tta flip
 	$(BIN)/liverseg import-slices $(REAL)/msd2d real/msd --window 0,255
-	time $(BIN)/liverseg train real/msd real/msd_model $(FAST) --epochs 4
+	time $(BIN)/liverseg train real/msd real/msd_model $(FAST) --epochs 3
 	time $(BIN)/liverseg evaluate real/msd_model real/msd real/msd_report --split valid
 	time $(BIN)/liverseg evaluate real/msd_model real/msd real/msd_report_tta --split valid --tta flip
 	$(BIN)/liverseg convert $(REAL)/ircad real/png255 --window 0,255

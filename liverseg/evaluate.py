@@ -150,12 +150,18 @@ def evaluate(
     return summary
 
 # %% ../nbs/07_evaluate.ipynb #8f44c043
+def _rows(data, split, subjects):
+    "The manifest's rows of `split`; without rows marked valid, those of the subjects that training kept for validation"
+    table = read_manifest(data)
+    if split == 'valid' and not (table['split'] == 'valid').any(): return table[table['subject'].isin(subjects.get('valid', []))]
+    return table[table['split'] == split]
+
 def _measurable(data, split, meta, say):
     "The rows of `split` that have masks; says what must be known about them"
     if (found := dataset_window(data)[0]) != tuple(meta['window']):
         raise BadInput(f"{data}: was converted with the window {found[0]:g},{found[1]:g}, the model was trained on {meta['window'][0]:g},{meta['window'][1]:g}; "
                        f"convert with --window {meta['window'][0]:g},{meta['window'][1]:g}")
-    table = read_manifest(data, [split])
+    table = _rows(data, split, meta.get('subjects', {}))
     if not len(table): raise BadInput(f'{Path(data)/"manifest.csv"}: has no rows of the split {split}; choose another with --split')
     blind = table.loc[table['mask'] == '', 'subject'].unique()
     if len(blind): say(f'{len(blind)} subject(s) without a mask are left out: {", ".join(blind)}')
