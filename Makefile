@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all figures notebooks readme export real clean
+.PHONY: help demo test test-all bench figures notebooks readme export real clean
 
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -52,6 +52,10 @@ real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared
 	$(BIN)/liverseg convert $(REAL)/ircad real/png255 --window 0,255
 	time $(BIN)/liverseg evaluate real/msd_model real/png255 real/msd_report_17
 	test ! -d demo/model || $(BIN)/liverseg evaluate demo/model real/png real/report_demo
+
+bench: $(READY)  ## conversion against the plain loop, MONAI and the floor, on the same volumes (five minutes)
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/convert.py
 
 clean:     ## remove the environment and everything that can be made again
 	rm -rf .venv demo real build dist *.egg-info _docs _proc

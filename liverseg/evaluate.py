@@ -14,11 +14,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .convert import check_target, track, whole_folder
-from .data import read_grey, read_manifest, read_mask
-from .train import auto_device, dataset_window, load_model
+from .convert import as_windows
+from .data import read_form, read_manifest, read_mask, read_slice, shown
+from .train import auto_device, load_model
 from .tta import slice_probs, tta_remark
 from .volume import BadInput
+from .work import check_target, track, whole_folder
 
 # %% ../nbs/07_evaluate.ipynb #529ee3c2
 RULES = dict(
@@ -93,7 +94,7 @@ def evaluate_slices(
 ) -> pd.DataFrame: # rows of `slice_row`
     "Segment slices and compare them with their masks"
     data = Path(data)
-    probs = slice_probs(net, meta, (read_grey(data/f) for f in table['image']), tta, bs)
+    probs = slice_probs(net, meta, (read_slice(data/f, meta) for f in table['image']), tta, bs)
     return pd.DataFrame([slice_row(r.subject, r.z, prob > .5, read_mask(data/r.mask, prob.shape))
                          for r, prob in track(zip(table.itertuples(), probs), len(table))])
 
@@ -119,10 +120,10 @@ def show_cases(
 # %% ../nbs/07_evaluate.ipynb #a7899ec2
 def _outline(ax, net, meta, data, row, tta):
     "One slice with the outlines of truth and prediction"
-    grey = read_grey(data/row['image'])
-    prob = next(slice_probs(net, meta, [grey], tta))
-    ax.imshow(grey, cmap='gray', vmin=0, vmax=255)
-    for mask, colour in ((read_mask(data/row['mask'], grey.shape), 'tab:green'), (prob > .5, 'tab:orange')):
+    pixels = read_slice(data/row['image'], meta)
+    prob = next(slice_probs(net, meta, [pixels], tta))
+    ax.imshow(shown(pixels, meta), cmap='gray', vmin=0, vmax=255)
+    for mask, colour in ((read_mask(data/row['mask'], prob.shape), 'tab:green'), (prob > .5, 'tab:orange')):
         if mask.any() and not mask.all(): ax.contour(mask, [.5], colors=colour, linewidths=1.2)
     ax.axis('off')
 
@@ -145,11 +146,13 @@ def evaluate(
     slices = evaluate_slices(net, meta, data, table, tta, bs)
     spacing = {s: tuple(r.iloc[0]) for s, r in table.groupby('subject')[['dx', 'dy', 'dz']]}
     cases = case_table(slices, spacing)
-    summary = dict(split=split, tta=tta, **summarise(slices, cases), model=dict((k, meta.get(k)) for k in ('arch', 'size', 'window', 'subjects', 'versions')))
+    summary = dict(split=split, tta=tta, **summarise(slices, cases), model=dict((k, meta.get(k)) for k in ('arch', 'size', 'window', 'bits', 'subjects', 'versions')))
     _write_report(report, cases, slices, summary, show_cases(net, meta, data, table, cases, tta))
     return summary
 
 # %% ../nbs/07_evaluate.ipynb #8f44c043
+def _options(form): return ' '.join(f'--window {low:g},{high:g}' for low, high in as_windows(form['window'])) + ' --bits 16'*(form['bits'] == 16)
+
 def _rows(data, split, subjects):
     "The manifest's rows of `split`; without rows marked valid, those of the subjects that training kept for validation"
     table = read_manifest(data)
@@ -158,9 +161,8 @@ def _rows(data, split, subjects):
 
 def _measurable(data, split, meta, say):
     "The rows of `split` that have masks; says what must be known about them"
-    if (found := dataset_window(data)[0]) != tuple(meta['window']):
-        raise BadInput(f"{data}: was converted with the window {found[0]:g},{found[1]:g}, the model was trained on {meta['window'][0]:g},{meta['window'][1]:g}; "
-                       f"convert with --window {meta['window'][0]:g},{meta['window'][1]:g}")
+    found, wanted = (_options(what) for what in (read_form(data)[0], meta))
+    if found != wanted: raise BadInput(f'{data}: was converted with {found}, the model was trained on {wanted}; convert with {wanted}')
     table = _rows(data, split, meta.get('subjects', {}))
     if not len(table): raise BadInput(f'{Path(data)/"manifest.csv"}: has no rows of the split {split}; choose another with --split')
     blind = table.loc[table['mask'] == '', 'subject'].unique()

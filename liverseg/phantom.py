@@ -95,7 +95,7 @@ def _draw(seed):
     who.dome, who.plane, who.lower = u(54, 72), u(-15, 5), u(58, 77) + 18 * even
     who.slope, who.left, who.wave = u(.32, .55), u(40, 100), u(-6, 6, 4)
     tall = (who.dome + who.lower + 4) * who.size[2] # of the liver, mm
-    who.margin, who.cover = u(8, 22), tall / u(.52, .86)
+    who.margin, who.cover = u(8, 22), tall / u(.52, .76)
     who.gap = (who.cover - tall) * u(.3, .5) / who.size[2]
     who.noise, who.grain = u(21, 24), u(.7, .9)
     shift = np.clip(r.normal(0, 4, len(STRUCTURES)), -6, 6)
@@ -543,9 +543,9 @@ class Subject:
 
 # %% ../nbs/02_phantom.ipynb #7b6c0634
 def _grid(who, shape):
-    "Spacing (mm) at which the body fills the field of view and the slices cover the liver where 1 to 5 mm can"
+    "Spacing (mm) at which the body fills the field of view and the slices cover the liver where 1 to 10 mm can"
     px = 2 * (144 + who.fat + who.margin) * who.size[0] / shape[0]
-    return px, px, float(np.clip(who.cover / shape[2], 1, 5))
+    return px, px, float(np.clip(who.cover / shape[2], 1, 10))
 
 # %% ../nbs/02_phantom.ipynb #25753db7
 def _scene(who, shape, spacing, tumour, full=False):

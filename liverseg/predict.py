@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .convert import track
+from .convert import picture
+from .data import unpacked
 from .train import auto_device, load_model
 from .tta import slice_probs, tta_remark
-from .volume import BadInput, Volume, from_slices, read_volume, to_slices, volume_ml, window, write_mask
+from .volume import BadInput, Volume, from_slices, read_volume, to_slices, volume_ml, write_mask
+from .work import track
 
 # %% ../nbs/08_predict.ipynb #d01047ba
 @dataclass
@@ -54,9 +56,9 @@ def segment(self: Segmenter,
     "Find the liver in a scan; raises `BadInput`"
     vol = scan if isinstance(scan, Volume) else read_volume(scan)
     slices = to_slices(vol.data)
-    grey = (window(hu, *self.meta['window']) for hu in slices)
+    pixels = (unpacked(picture(hu, self.meta)) for hu in slices)
     mask = np.zeros(slices.shape, np.uint8)
-    for z, prob in enumerate(track(slice_probs(self.net, self.meta, grey, tta, bs), len(slices))): mask[z] = prob > .5
+    for z, prob in enumerate(track(slice_probs(self.net, self.meta, pixels, tta, bs), len(slices))): mask[z] = prob > .5
     return Segmentation(from_slices(mask), vol)
 
 # %% ../nbs/08_predict.ipynb #254fe31b

@@ -4,18 +4,16 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'NO_MODEL', 'ARCHS', 'MODEL_FILES', 'pretrained_encoder', 'CaseDice', 'liver_learner', 'fit', 'plot_loss',
-           'save_model', 'describe', 'read_meta', 'load_model', 'auto_device', 'dataset_window', 'Recipe', 'train',
-           'fit_logged', 'read_history', 'draw']
+           'save_model', 'describe', 'read_meta', 'load_model', 'auto_device', 'Recipe', 'train', 'fit_logged',
+           'read_history', 'draw']
 
 # %% ../nbs/05_train.ipynb #31d67f2a
-import json, math, warnings
+import json, math, urllib.error, urllib.parse, warnings
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.error import URLError
-from urllib.parse import urlparse
 
-from .data import CODES, MASK_LOOK, check_slices, liver_dls, training_table # first: it imports fastai without its warning
+from .data import CODES, MASK_LOOK, check_slices, liver_dls, read_form, training_table # first: it imports fastai without its warning
 import fastai
 from fastcore.meta import delegates
 import matplotlib.pyplot as plt
@@ -30,8 +28,9 @@ from safetensors.torch import load_file, save_file
 from torchvision import models
 
 from . import __version__
-from .convert import check_target, watched, whole_folder
-from .volume import WINDOW, BadInput, atomic_write
+from .convert import as_windows, form
+from .volume import BadInput, atomic_write
+from .work import check_target, watched, whole_folder
 
 # %% ../nbs/05_train.ipynb #2e31c2ca
 def pretrained_encoder(
@@ -46,7 +45,7 @@ def pretrained_encoder(
     return create_body(net, pretrained=False, cut=model_meta[getattr(models, arch)]['cut'])
 
 # %% ../nbs/05_train.ipynb #9ce29751
-def _file_name(url): return Path(urlparse(url).path).name
+def _file_name(url): return Path(urllib.parse.urlparse(url).path).name
 
 def _weights(url, file):
     "The state dict from `file`, the cache or the network, and where it was"
@@ -56,7 +55,7 @@ def _weights(url, file):
     try:
         if where.is_file(): return torch.load(where, map_location='cpu', weights_only=True), where
         return torch.hub.load_state_dict_from_url(url, map_location='cpu', check_hash=True, weights_only=True), where
-    except (URLError, ConnectionError, TimeoutError) as e:
+    except (urllib.error.URLError, ConnectionError, TimeoutError) as e:
         raise BadInput(f'{where.name}: the ImageNet weights are not in {cache} and cannot be downloaded ({getattr(e, "reason", e)}); '
                        f'put that file there, give it with --weights FILE, or train with --no-pretrained')
     except Exception as e: raise BadInput(f'{where}: cannot be read as weights ({type(e).__name__}); delete it and download {_file_name(url)} again')
@@ -148,13 +147,13 @@ def save_model(
 def describe(
     arch: str, # encoder
     size: int, # pixels
-    hu_window=WINDOW, # (low, high) HU of the slices
+    form: dict = form(), # what the pixels of the slices mean
     last_cross: bool = True, # as in `liver_learner`
     **more, # anything else worth keeping
 ) -> dict: # JSON values only
     "What has to be known to use a network: how it is built and what it eats"
     mean, std = imagenet_stats
-    return dict(format='liverseg', version=FORMAT, arch=arch, last_cross=last_cross, size=size, channels=3, window=[float(v) for v in hu_window],
+    return dict(format='liverseg', version=FORMAT, arch=arch, last_cross=last_cross, size=size, channels=3, window=form['window'], bits=form['bits'],
                 mean=list(mean), std=list(std), classes=CODES, versions=dict(liverseg=__version__, torch=torch.__version__, fastai=fastai.__version__), **more)
 
 # %% ../nbs/05_train.ipynb #c3ffa022
@@ -176,11 +175,16 @@ def read_meta(
     return meta
 
 # %% ../nbs/05_train.ipynb #46429cf7
+def _windows(v):
+    "Is it one window, or three?"
+    try: return isinstance(v, list) and len(v) in (2, 3) and all(math.isfinite(x) for w in as_windows(v) for x in w)
+    except (TypeError, ValueError, BadInput): return False
+
 def _numbers(n): return lambda v: isinstance(v, list) and len(v) == n and all(isinstance(x, (int, float)) and math.isfinite(x) for x in v)
 
 ARCHS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152')
 _FIELDS = dict(arch=lambda v: v in ARCHS, last_cross=lambda v: isinstance(v, bool), size=lambda v: type(v) is int and 32 <= v <= 4096,
-               channels=lambda v: v == 3, window=lambda v: _numbers(2)(v) and v[0] < v[1], mean=_numbers(3), std=lambda v: _numbers(3)(v) and min(v) > 0,
+               channels=lambda v: v == 3, window=_windows, bits=lambda v: v in (8, 16), mean=_numbers(3), std=lambda v: _numbers(3)(v) and min(v) > 0,
                classes=lambda v: v == CODES)
 
 # %% ../nbs/05_train.ipynb #d8f7c73b
@@ -203,17 +207,6 @@ def auto_device(name='auto'):
     if name == 'auto': return torch.device(default_device())
     try: return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError): raise BadInput(f"the device '{name}' is not there; give --device cpu, or auto for the fastest that is")
-
-# %% ../nbs/05_train.ipynb #24d90824
-def dataset_window(
-    data, # what `convert` wrote
-) -> tuple: # ((low, high), a remark or '')
-    "The HU window of a folder of slices, from its dataset.json"
-    path = Path(data)/'dataset.json'
-    if not path.is_file(): return WINDOW, f'{path} is not there: the slices are taken to have the window {WINDOW[0]},{WINDOW[1]} HU'
-    try: low, high = (float(v) for v in json.loads(path.read_text(encoding='utf-8'))['window'])
-    except (ValueError, KeyError, TypeError): raise BadInput(f'{path}: tells no window [low, high]; convert again')
-    return (low, high), ''
 
 # %% ../nbs/05_train.ipynb #9ddb4d99
 @dataclass
@@ -246,7 +239,7 @@ def train(
     "Train a model on converted slices; raises `BadInput`, and then leaves nothing"
     r = Recipe(**kwargs)
     check_target(model, MODEL_FILES, 'model.json')
-    table, (hu_window, remark) = training_table(data, r.valid, r.split, r.seed), dataset_window(data)
+    table, (what, remark) = training_table(data, r.valid, r.split, r.seed), read_form(data)
     if remark: say(remark)
     _say_split(table, r.split, say)
     check_slices(data, table)
@@ -255,13 +248,13 @@ def train(
     learn = liver_learner(dls, r.arch, r.pretrained, r.weights, r.last_cross)
     with whole_folder(model, MODEL_FILES, 'model.json') as learn.path:
         fit_logged(learn, r.epochs, r.lr, say)
-        return _keep(learn, r, hu_window, table)
+        return _keep(learn, r, what, table)
 
 # %% ../nbs/05_train.ipynb #cdef9d92
-def _keep(learn, r, hu_window, table):
+def _keep(learn, r, form, table):
     "Save the trained network, its description and its pictures in `learn.path`"
     more = {k: v for k, v in asdict(r).items() if k not in ('arch', 'size', 'last_cross', 'weights')}
-    meta = describe(r.arch, r.size, hu_window, r.last_cross, **more, subjects=_subjects(table), metrics=_last_metrics(learn.path))
+    meta = describe(r.arch, r.size, form, r.last_cross, **more, subjects=_subjects(table), metrics=_last_metrics(learn.path))
     save_model(learn.model, meta, learn.path)
     draw(learn, learn.path)
     return meta

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .convert import as_windows
+
 # %% ../nbs/06_tta.ipynb #086b5240
 @dataclass(frozen=True)
 class Flip:
@@ -64,20 +66,22 @@ def tta_probs(
 
 # %% ../nbs/06_tta.ipynb #16853b3e
 def prepare(
-    slices, # list of (h, w) uint8 arrays, windowed
+    slices, # list of arrays as `liverseg.data.read_slice` gives them
     meta: dict, # the model's description
 ) -> torch.Tensor: # (n, 3, size, size) float32, normalised
     "Slices as the network saw them in training"
     size = (meta['size'],)*2
-    grey = np.stack([np.asarray(Image.fromarray(np.ascontiguousarray(s)).resize(size, Image.Resampling.BILINEAR)) for s in slices])
+    small = np.stack([np.asarray(Image.fromarray(np.ascontiguousarray(s)).resize(size, Image.Resampling.BILINEAR), np.float32) for s in slices])
+    if meta['bits'] == 16: small = np.stack([np.clip((small - low)*(255/(high - low)), 0, 255) for low, high in as_windows(meta['window'])], -1)
+    x = torch.from_numpy(small if small.ndim == 4 else small[..., None]).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(meta[k])[:, None, None] for k in ('mean', 'std'))
-    return (torch.from_numpy(grey).float()[:, None] / 255 - mean) / std
+    return (x / 255 - mean) / std
 
 # %% ../nbs/06_tta.ipynb #2c632eb4
 def slice_probs(
     net: torch.nn.Module, # as `load_model` returns it
     meta: dict, # its description
-    slices, # any iterable of (h, w) uint8 arrays, read as they are needed
+    slices, # any iterable of such arrays, read as they are needed
     tta: str = 'none', # a name in `VIEWS`
     bs: int = 8, # slices at once
 ): # yields (h, w) float32 arrays, probability of liver on the slice's own grid
@@ -86,7 +90,7 @@ def slice_probs(
     while batch := [s for _, s in zip(range(bs), slices)]:
         probs = tta_probs(net, prepare(batch, meta).to(device), VIEWS[tta])
         for s, p in zip(batch, probs):
-            yield F.interpolate(p[None, None], s.shape, mode='bilinear', align_corners=False)[0, 0].cpu().numpy()
+            yield F.interpolate(p[None, None], s.shape[:2], mode='bilinear', align_corners=False)[0, 0].cpu().numpy()
 
 # %% ../nbs/06_tta.ipynb #54ec69b5
 def tta_remark(

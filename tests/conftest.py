@@ -31,7 +31,7 @@ def cohort(tmp_path_factory):
     "SRC with three training subjects and one test subject; never written to"
     from liverseg.phantom import make_cohort
     src = tmp_path_factory.mktemp('cohort') / 'data'
-    make_cohort(src, n_train=3, n_test=1, seed=5, shape=(64, 64, 10))
+    make_cohort(src, n_train=3, n_test=1, seed=5, shape=(64, 64, 22))
     return src
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 BOOKS = sorted((ROOT / 'nbs').rglob('*.ipynb'))
-CHAPTERS = [b for b in BOOKS if re.match(r'\d\d_', b.name)]
+CHAPTERS = [b for b in BOOKS if re.match(r'\d\d[a-z]?_', b.name)]
 
 
 def cells(path, kind=None):
@@ -18,7 +18,10 @@ def cells(path, kind=None):
     return [dict(c, source=''.join(c['source'])) for c in found if kind in (None, c['cell_type'])]
 
 
-def test_there_are_nine_chapters(): assert [b.name[:2] for b in CHAPTERS] == [f'{n:02d}' for n in range(1, 10)]
+def test_the_chapters_are_numbered_and_in_the_sidebar():
+    assert sorted({b.name[:2] for b in CHAPTERS}) == [f'{n:02d}' for n in range(1, 10)]
+    listed = re.findall(r'- (\S+\.ipynb)', (ROOT / 'nbs/sidebar.yml').read_text())
+    assert listed == ['index.ipynb', *(b.name for b in CHAPTERS)]
 
 
 @pytest.mark.parametrize('book', CHAPTERS, ids=lambda b: b.name)
