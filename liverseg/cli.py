@@ -31,9 +31,9 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings=dict(help_option_names=['-h', '--help'], show_default=True, max_content_width=100))
 @click.version_option(__version__, prog_name='liverseg')
 def main():
-    """Liver segmentation in CT: NIfTI volumes in, masks and honest Dice out.
+    """Liver segmentation in CT: volumes in, masks and honest Dice out.
 
-    The usual order is convert, train, evaluate, predict. Research software, not a medical device."""
+    The usual order is check, convert, train, evaluate, predict. Research software, not a medical device."""
 
 # %% ../nbs/09_cli.ipynb #2303dc12
 class _Numbers(click.ParamType):
@@ -62,7 +62,8 @@ _FINDING = (
     click.option('--image-name', default='{subject}_orig', help='In train/nii and the like: how scans are named, without .nii.gz.'),
     click.option('--mask-name', default='{subject}_liver', help='And how masks are named.'),
     click.option('--valid', metavar='NAMES', help='Subjects to validate on, with commas between them, whatever SRC says.'),
-    click.option('--test', metavar='NAMES', help='Subjects to test on.'),
+    click.option('--test', metavar='NAMES', help='Subjects to test on; names may be patterns, as lits_2[89].'),
+    click.option('--without', metavar='NAMES', help='Subjects to leave out.'),
     click.option('--liver', type=_LABELS, default=None, help='Labels that are liver; left out: 1 or 255, and 2 for tumours.'),
     click.option('--spacing', type=_SPACING, default=None, help='Voxel size in mm (x, y, z), for files in which it is not set.'),
     click.option('--workers', type=click.IntRange(1), default=1, help='Processes that work side by side.'),
@@ -73,10 +74,12 @@ def _finding(command):
     for option in reversed(_FINDING): command = option(command)
     return command
 
-def _wanted(image_name, mask_name, valid, test, liver, spacing):
+def _wanted(image_name, mask_name, valid, test, without, liver, spacing):
     "Those options as `find_cases` takes them"
-    splits = {name: split for split, names in (('valid', valid), ('test', test)) for name in filter(None, (names or '').split(','))}
-    return dict(image_name=image_name, mask_name=mask_name, splits=splits, liver=tuple(map(int, liver or ())), spacing=spacing)
+    names = lambda text: [name.strip() for name in (text or '').split(',') if name.strip()]
+    if both := set(names(valid)) & set(names(test)): raise click.UsageError(f"'{both.pop()}' is in --valid and in --test")
+    splits = {name: split for split, text in (('valid', valid), ('test', test)) for name in names(text)}
+    return dict(image_name=image_name, mask_name=mask_name, splits=splits, without=tuple(names(without)), liver=tuple(map(int, liver or ())), spacing=spacing)
 
 # %% ../nbs/09_cli.ipynb #1114ca26
 def _note(kind, findings):
@@ -155,11 +158,11 @@ def _tell(manifest, dst):
     "Say what was converted, and what was not"
     for remark in manifest.attrs.get('remarks', []): click.echo(f'note: {remark}', err=True)
     _note('warning', manifest.attrs.get('warnings', []))
-    left_out = manifest.attrs.get('skipped', [])
-    for why in left_out: click.echo(f'left out: {why}', err=True)
+    for why in manifest.attrs.get('skipped', []): click.echo(f'left out: {why}', err=True)
+    left_out = manifest.attrs.get('left_out', 0)
     liver = (manifest['liver_px'].replace('', 0).astype(int) > 0).sum()
     click.echo(f"{manifest['subject'].nunique()} subject(s), {len(manifest)} slices, {liver} of them with liver, in {dst}"
-               + (f'; {len(left_out)} left out' if left_out else ''))
+               + (f'; {left_out} left out' if left_out else ''))
 
 # %% ../nbs/09_cli.ipynb #7f1a5ce0
 @main.command('import-slices')
@@ -228,17 +231,18 @@ def _tell_dice(s, report):
 @click.argument('model')
 @click.argument('scan')
 @click.argument('out')
+@click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not tell.')
 @_TTA
 @_BS
 @_DEVICE
-def predict(model, scan, out, tta, batch_size, device):
+def predict(model, scan, out, spacing, tta, batch_size, device):
     """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's own grid.
 
     MODEL is a folder that train wrote; no trained weights ship with liverseg."""
     from liverseg.predict import predict
-    found = predict(model, scan, out, tta, batch_size, device, say=lambda s: click.echo(s, err=True))
-    known = not any(note.code == 'spacing' for note in found.scan.notes)
-    click.echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}' if known else f'liver volume unknown, since the voxel size is; mask in {out}')
+    from liverseg.datasets import spacing_known
+    found = predict(model, scan, out, tta, batch_size, device, spacing, say=lambda s: click.echo(s, err=True))
+    click.echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}' if spacing_known(found.scan) else f'liver volume unknown, since the voxel size is; mask in {out}')
 
 # %% ../nbs/09_cli.ipynb #0bf77add
 DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)

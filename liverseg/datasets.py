@@ -8,15 +8,14 @@ __all__ = ['SPLITS', 'LAYOUTS', 'IMAGE_NAME', 'MASK_NAME', 'TUMOUR', 'LITS_LEAK'
            'spacing_known', 'read_labels', 'read_case']
 
 # %% ../nbs/02c_datasets.ipynb #5e719613
-import json, re
+import csv, fnmatch, json, re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 
-from .dicom import is_dir, ls, masks_on, read_series, series_image
+from .dicom import is_dir, is_file, ls, masks_on, read_bytes, read_series, series_image
 from .volume import BadInput, Note, Volume, as_volume, check_same_grid, in_memory_order, is_dicom, open_nifti, read_volume
 
 # %% ../nbs/02c_datasets.ipynb #037304cf
@@ -31,6 +30,7 @@ class Case:
     mask: Path|None = None # NIfTI file, or folder with a picture a slice; None: a scan to be segmented, not measured
     tumours: tuple = () # further masks, painted over the first as label 2
     liver: tuple = () # the labels that count as liver; empty: those that `liver_mask` understands
+    names: Path|None = None # a dataset.json that tells what the labels mean
     spacing: tuple|None = None # (dx, dy, dz) in mm, used only where the file does not tell
     error: str = '' # why it cannot be used
 
@@ -59,12 +59,15 @@ def _sort(paths, strict=False, **rules):
 # %% ../nbs/02c_datasets.ipynb #eafcc79d
 def _pair(split, images, masks, name='{}'):
     "The cases of one split"
-    cases = [Case(name.format(s), split, images.get(s), masks.get(s)) for s in sorted(images.keys() | masks.keys())]
-    for c in cases:
-        if c.image is None: c.error = f"{c.mask}: is a mask without an image; add the image of subject '{c.subject}' or take the mask away"
-        elif c.mask is None and split != 'test':
-            c.error = f"{c.image}: has no mask, which {split} needs; add the mask of subject '{c.subject}' or move the image to test"
-    return cases
+    return [Case(name.format(s), split, images.get(s), masks.get(s)) for s in sorted(images.keys() | masks.keys())]
+
+def _complain(case):
+    "The case with what is wrong about its files, if anything is"
+    if case.image is None: why = f"{case.mask}: is a mask without an image; add the image of subject '{case.subject}' or take the mask away"
+    elif case.mask is None and case.split != 'test':
+        why = f"{case.image}: has no mask, which {case.split} needs; add the mask of subject '{case.subject}' or move the image to test"
+    else: return case
+    return replace(case, error=case.error or why)
 
 # %% ../nbs/02c_datasets.ipynb #edbce477
 LAYOUTS = {} # what a data set is called → its layout
@@ -90,38 +93,35 @@ def _rules(image_name, mask_name):
     return {kind: '(.+)'.join(map(re.escape, rule.split('{subject}'))) for kind, rule in rules}
 
 # %% ../nbs/02c_datasets.ipynb #d8987eb8
-def _own(src, image_name=IMAGE_NAME, mask_name=MASK_NAME):
-    "`src`/{train,valid,test}/nii/"
-    rules, cases = _rules(image_name, mask_name), []
-    for split in SPLITS:
-        found = _sort(_volumes(src/split/'nii'), strict=True, **rules)
-        cases += _pair(split, found['image'], found['mask'])
-    return cases
+def _own(folder, split, image_name=IMAGE_NAME, mask_name=MASK_NAME):
+    "A folder train/nii, valid/nii or test/nii"
+    found = _sort(_volumes(folder), strict=True, **_rules(image_name, mask_name))
+    return _pair(split, found['image'], found['mask'])
 
 # %% ../nbs/02c_datasets.ipynb #ebf9a2c6
-def _tree(src, depth=2):
+def _below(src, depth=8):
     "The volumes in a folder and its sub-folders"
     for p in _volumes(src):
         if not p.is_dir(): yield p
-        elif depth: yield from _tree(p, depth - 1)
+        elif depth: yield from _below(p, depth - 1)
 
 @layout('LiTS')
 def lits(src):
     "The Liver Tumor Segmentation challenge (Bilic et al., Medical Image Analysis 2023)"
-    found = _sort(_tree(src), image=r'volume-(\d+)', mask=r'segmentation-(\d+)', test=r'test-volume-(\d+)')
+    found = _sort(_below(src), image=r'volume-(\d+)', mask=r'segmentation-(\d+)', test=r'test-volume-(\d+)')
     return _pair('train', found['image'], found['mask'], 'lits_{}') + _pair('test', found['test'], {}, 'lits_test_{}')
 
 # %% ../nbs/02c_datasets.ipynb #38d98586
 @layout('MSD Task03 or nnU-Net')
 def decathlon(src):
     "imagesTr/, labelsTr/, imagesTs/ and, where there is one, labelsTs/"
-    cases, liver = [], _liver_labels(src/'dataset.json')
+    cases, nnunet = [], None
     for split, tail in (('train', 'Tr'), ('test', 'Ts')):
         masks = _sort(_volumes(src/f'labels{tail}'), mask='(.+)')['mask']
         files = _volumes(src/f'images{tail}')
-        nnunet = any(_stem(f).endswith('_0000') and (split == 'test' or _stem(f)[:-5] in masks) for f in files)
+        if nnunet is None and files: nnunet = any(_stem(f).endswith('_0000') and (split == 'test' or _stem(f)[:-5] in masks) for f in files)
         cases += _pair(split, _sort(files, image='(.+)_0000' if nnunet else '(.+)')['image'], masks)
-    return [replace(c, liver=liver) for c in cases]
+    return [replace(c, names=src/'dataset.json') for c in cases]
 
 # %% ../nbs/02c_datasets.ipynb #9aa22f64
 TUMOUR = ('tumor', 'tumour', 'cancer', 'lesion')
@@ -129,42 +129,57 @@ TUMOUR = ('tumor', 'tumour', 'cancer', 'lesion')
 def _liver_labels(path):
     "The labels that a dataset.json calls liver, or a tumour in it; () where it tells nothing of the kind"
     if not path.is_file(): return ()
-    try: labels = json.loads(path.read_text(encoding='utf-8')).get('labels') or {}
-    except (ValueError, AttributeError): raise BadInput(f'{path}: is not JSON, or not a data set\'s description; mend it or take it away')
-    named = [(v, k) if str(k).isdigit() else (k, v) for k, v in labels.items()] # {"1": "liver"} or {"liver": 1}
-    words = lambda name: re.split(r'[\s_-]+', str(name).lower())
-    mine = [v for name, v in named if 'liver' in words(name) and not {'vessel', 'vessels'} & set(words(name)) or str(name).lower() in TUMOUR]
-    if not any('liver' in words(name) for name, _ in named): return ()
-    return tuple(sorted({int(n) for v in mine for n in (v if isinstance(v, list) else [v])}))
+    try:
+        labels = json.loads(path.read_text(encoding='utf-8-sig')).get('labels') or {}
+        named = [(v, k) if str(k).isdigit() else (k, v) for k, v in labels.items()] # {"1": "liver"} or {"liver": 1}
+        found = {name: {int(n) for n in (v if isinstance(v, list) else [v])} for name, v in named if _is_liver(str(name))}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError): raise BadInput(f"{path}: is not a data set's description; mend it or take it away")
+    if named and not any('liver' in name.lower() for name in found): raise BadInput(f'{path}: names no label liver; say which labels are liver with --liver')
+    return tuple(sorted(set().union(*found.values())))
+
+def _is_liver(name):
+    "Liver or a tumour in it, not its vessels"
+    words = set(re.split(r'[\s_-]+', name.lower()))
+    return name.lower() in TUMOUR or 'liver' in words and not words & {'vessel', 'vessels'}
 
 # %% ../nbs/02c_datasets.ipynb #ba3b2f04
 @layout('TotalSegmentator')
 def totalsegmentator(src):
     "sNNNN/ct.nii.gz with sNNNN/segmentations/liver.nii.gz (Wasserthal et al., Radiology: AI 2023)"
     images = {p.parent.name: p for p in sorted(src.glob('*/ct.nii.gz'))}
-    masks = {s: m for s, p in images.items() if (m := p.parent/'segmentations'/'liver.nii.gz').is_file()}
-    given = _meta_splits(src/'meta.csv') if images else {}
-    home = lambda split: [s for s in images if given.get(s, 'train') == split]
-    return [c for split in SPLITS for c in _pair(split, *({s: d[s] for s in home(split) if s in d} for d in (images, masks)))]
+    if not images: return []
+    masks = {p.parent.parent.name: p for p in src.glob('*/segmentations/liver.nii.gz')}
+    given, cases = _meta_splits(src/'meta.csv'), []
+    for split in SPLITS:
+        here = [{s: p for s, p in files.items() if given.get(s, 'train') == split} for files in (images, masks)]
+        cases += _pair(split, *here)
+    return cases
 
 def _meta_splits(path):
     "{subject: split} of TotalSegmentator's meta.csv"
     if not path.is_file(): return {}
-    try: meta = pd.read_csv(path, sep=None, engine='python', dtype=str)
-    except (ValueError, UnicodeDecodeError): raise BadInput(f'{path}: is not a table; mend it or take it away')
-    if not {'image_id', 'split'} <= set(meta): return {}
-    return {s: 'valid' if split == 'val' else split for s, split in zip(meta['image_id'], meta['split']) if split in (*SPLITS, 'val')}
+    try:
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
+        rows = list(csv.DictReader(lines, delimiter=max(';,\t', key=lines[0].count), strict=True))
+        given = {row['image_id']: dict(val='valid').get(split, split) for row in rows if (split := row['split'].strip().lower())}
+        if not rows or any(None in row for row in rows) or not set(given.values()) <= set(SPLITS): raise ValueError
+    except (ValueError, LookupError, AttributeError, csv.Error):
+        raise BadInput(f'{path}: is no table with the columns image_id and split (train, val or test); mend it or take it away')
+    return given
 
 # %% ../nbs/02c_datasets.ipynb #c863ec04
 @layout('CHAOS CT')
 def chaos(src):
     "…/N/DICOM_anon with …/N/Ground (Kavur et al., Medical Image Analysis 2021)"
-    found = {p for depth in ('', '*/', '*/*/', '*/*/*/') for p in src.glob(f'{depth}DICOM_anon') if 'MR' not in p.relative_to(src).parts}
-    homes = {p.parent.name: p.parent for p in sorted(found)}
+    depths = ['*/'*n for n in range(5)]
+    found = {p.parent for name in ('DICOM_anon', 'Ground') for depth in depths for p in src.glob(depth + name) if 'MR' not in p.relative_to(src).parts}
+    if not any((p/'DICOM_anon').is_dir() for p in found): return []
+    homes = {p.resolve().name: p for p in sorted(found)}
     if len(homes) < len(found): raise BadInput(f'{src}: holds two CHAOS subjects of the same number; give one of the two folders')
     truth = {n: p/'Ground' for n, p in homes.items() if (p/'Ground').is_dir()}
-    blind = {n for n, p in homes.items() if n not in truth and 'test' in str(p.relative_to(src)).lower()}
-    images = {n: p/'DICOM_anon' for n, p in homes.items()}
+    tests = lambda p: 'test' in '/'.join((src.resolve().name, *p.relative_to(src).parts)).lower()
+    blind = {n for n, p in homes.items() if n not in truth and tests(p)}
+    images = {n: p/'DICOM_anon' for n, p in homes.items() if (p/'DICOM_anon').is_dir()}
     return (_pair('train', {n: p for n, p in images.items() if n not in blind}, truth, 'chaos_{}')
             + _pair('test', {n: images[n] for n in blind}, {}, 'chaos_{}'))
 
@@ -172,61 +187,114 @@ def chaos(src):
 @layout('3D-IRCADb-01')
 def ircad(src):
     "3Dircadb1.N/PATIENT_DICOM with MASKS_DICOM/liver and MASKS_DICOM/livertumor* (Soler et al., IRCAD 2010)"
-    tops = [p for p in (src, _unzipped(src, src.name.removesuffix('.zip')), _unzipped(src, '3Dircadb1')) if p and is_dir(p)]
-    found = {n: _unzipped(top, n) for top in tops for p in ls(top) if re.fullmatch(r'3Dircadb[12]\.\d+', n := p.name.removesuffix('.zip'))}
-    if _unzipped(src, 'PATIENT_DICOM'): found = {src.name.removesuffix('.zip'): src}
-    return [_ircad_case(n, found[n]) for n in sorted(found, key=lambda n: (len(n), n)) if found[n] and _unzipped(found[n], 'PATIENT_DICOM')]
+    here = src.resolve().name.removesuffix('.zip')
+    tops = [p for p in (src, _unzipped(src, here), _unzipped(src, '3Dircadb1')) if p and is_dir(p)]
+    names = [(top, p.name.removesuffix('.zip')) for top in tops for p in ls(top)]
+    found = {name: top for top, name in names if re.fullmatch(r'3Dircadb[12]\.\d+', name)}
+    if (src, 'PATIENT_DICOM') in names: return _ircad_case(here, src, '')
+    return [c for n in sorted(found, key=lambda n: (len(n), n)) for c in _ircad_case(n, found[n], n)]
 
 def _unzipped(folder, name):
     "The folder `name` in `folder`, which may be zipped, with or without a folder of that name in the archive"
     hit = next((p for p in (folder/name, folder/f'{name}.zip') if is_dir(p)), None)
     return hit/name if hit and is_dir(hit/name) else hit
 
-def _ircad_case(subject, home):
-    "One patient"
-    masks = _unzipped(home, 'MASKS_DICOM')
-    liver = masks and _unzipped(masks, 'liver')
-    case = _pair('train', {subject: _unzipped(home, 'PATIENT_DICOM')}, {subject: liver} if liver else {})[0]
-    return replace(case, tumours=tuple(p for p in ls(masks) if p.name.lower().startswith('livertumor')) if masks else ())
+def _ircad_case(subject, top, name):
+    "One patient, or none"
+    try:
+        home = _unzipped(top, name) if name else top
+        scan, masks = (home and _unzipped(home, part) for part in ('PATIENT_DICOM', 'MASKS_DICOM'))
+        liver = masks and _unzipped(masks, 'liver')
+        tumours = tuple(p for p in ls(masks) if p.name.lower().startswith('livertumor')) if masks else ()
+    except BadInput as e: return [Case(subject, 'train', top, top, error=str(e))]
+    return [replace(c, tumours=tumours) for c in _pair('train', {subject: scan} if scan else {}, {subject: liver} if liver else {})]
+
+# %% ../nbs/02c_datasets.ipynb #c069cdce
+def _is_scan(path):
+    "A NIfTI file, or a folder with DICOM files in it?"
+    if path.name.lower().endswith(('.nii', '.nii.gz', '.hdr')): return is_file(path)
+    return is_dir(path) and any(read_bytes(p)[128:132] == b'DICM' for p in list(filter(is_file, ls(path)))[:3])
+
+def _loose(src, image_name, mask_name):
+    "A scan or a folder of scans; those with a mask, by our naming rules, are for training"
+    if _is_scan(src): return [Case(_stem(src.resolve()), 'test', src)]
+    scans = [p for p in ls(src) if _is_scan(p)] if is_dir(src) else []
+    found = _sort(scans, **_rules(image_name, mask_name))
+    images, masks = found['image'], found['mask']
+    if not images and not masks: return [Case(_stem(p), 'test', p) for p in scans]
+    _sort(scans, strict=True, **_rules(image_name, mask_name))
+    blind = {s: p for s, p in images.items() if s not in masks}
+    return _pair('train', {s: p for s, p in images.items() if s in masks}, masks) + _pair('test', blind, {})
 
 # %% ../nbs/02c_datasets.ipynb #d3bdd396
 def _recognise(src, **names):
-    "The cases of a folder, and what it was taken for"
-    if any((src/split/'nii').is_dir() for split in SPLITS): return _own(src, **names), 'liverseg'
-    parts = [(split, *_recognise(src/split, **names)) for split in SPLITS if (src/split).is_dir()]
-    if any(cases for _, cases, _ in parts):
-        return [replace(c, split=split) for split, cases, _ in parts for c in cases], ' and '.join(dict.fromkeys(name for *_, name in parts if name))
-    for home in (src, *(p for p in sorted(src.glob('*/')) if p.name[0] != '.')):
-        for name, func in LAYOUTS.items():
-            if cases := func(home): return cases, name
-    return [], ''
+    "The cases of a folder, whatever layout it has"
+    parts = {split: _part(src/split, split, **names) for split in SPLITS if (src/split).is_dir()}
+    inside = [p for p in sorted(src.glob('*')) if p.is_dir() and p.name[0] != '.']
+    if any(parts.values()):
+        beside = [p for p in (*_volumes(src), *inside) if p.name not in SPLITS and (not p.is_dir() or _known(p)[0])]
+        if beside: raise BadInput(f'{beside[0]}: lies beside {next(iter(parts))}/, so its split is unclear; move it into train/, valid/ or test/')
+        return [c for cases in parts.values() for c in cases]
+    whole, name = _known(src)
+    found = [(p, *known) for p in inside if (known := _known(p))[0]] if len(inside) < 30 or not whole else []
+    odd = [p for p, _, other in found if other != name] if whole else [p for p, *_ in found][1:]
+    if odd: raise BadInput(f'{src}: holds more than one data set, one of them in {odd[0].name}; give one, or put them under train/ and test/')
+    return whole or (found[0][1] if found else _loose(src, **names))
+
+def _known(src):
+    "The cases of a data set, and which layout knows it"
+    return next(((cases, name) for name, func in LAYOUTS.items() if (cases := func(src))), ([], ''))
 
 # %% ../nbs/02c_datasets.ipynb #cb0ebdfb
+def _part(home, split, **names):
+    "The cases under train/, valid/ or test/: in our own layout, or a whole data set, of which the scans without masks can only be tested on"
+    if (home/'nii').is_dir(): return _own(home/'nii', split, **names)
+    return [replace(c, split=split if c.mask or not c.image else 'test') for c in _recognise(home, **names)]
+
+# %% ../nbs/02c_datasets.ipynb #5ca50ac0
+def _matching(cases, pattern, src):
+    "The subjects that a name or pattern means; raises `BadInput` if there is none"
+    names = [c.subject for c in cases]
+    found = [pattern] if pattern in names else fnmatch.filter(names, pattern)
+    if not found: raise BadInput(f"{src}: has no subject '{pattern}'; the first of its subjects is '{names[0]}'")
+    return found
+
+def _assigned(cases, src, splits, without):
+    "The cases in the splits that were asked for, less those that were not wanted"
+    home = {}
+    for pattern, split in splits.items():
+        for subject in _matching(cases, pattern, src):
+            if home.setdefault(subject, split) != split: raise BadInput(f"{src}: subject '{subject}' is asked to be in {home[subject]} and in {split}; name it once")
+    gone = {s for pattern in without for s in _matching(cases, pattern, src)}
+    return [replace(c, split=home.get(c.subject, c.split)) for c in cases if c.subject not in gone]
+
+# %% ../nbs/02c_datasets.ipynb #b857d5f6
 def find_cases(
-    src, # folder that holds train/nii, valid/nii or test/nii, or one of the data sets above
+    src, # folder that holds train/nii, valid/nii or test/nii, or one of the data sets above, or scans
     image_name: str = IMAGE_NAME, # how an image is named in our own layout, without its ending
     mask_name: str = MASK_NAME, # how a mask is named there
-    splits: dict = None, # {subject: split}, where it shall differ from the data set's own
-    liver: tuple = (), # the labels that count as liver, where the data set does not tell
+    splits: dict = {}, # {subject or pattern: split}, where it shall differ from the data set's own
+    without: tuple = (), # subjects or patterns to leave out
+    liver: tuple = (), # the labels that count as liver, whatever the data set says
     spacing: tuple = None, # (dx, dy, dz) in mm, for files that do not tell
 ) -> list: # of `Case`, by split and subject
     "List the cases of a data set by looking at names alone; raises `BadInput`"
-    src, splits = Path(src), splits or {}
-    if not is_dir(src): raise BadInput(f'{src}: there is no such folder; give the folder that holds train/nii and test/nii, or a known data set')
-    cases, _ = _recognise(src, image_name=image_name, mask_name=mask_name)
+    src = Path(src)
+    if not (is_dir(src) or is_file(src)): raise BadInput(f'{src}: there is no such folder; give the folder that holds train/nii and test/nii, or a known data set')
+    cases = _recognise(src, image_name=image_name, mask_name=mask_name)
     if not cases: raise BadInput(f'{src}: holds no volumes; put .nii or .nii.gz files into {src/"train"/"nii"} or {src/"test"/"nii"}, or give {", ".join(LAYOUTS)} as downloaded')
-    if unknown := sorted(splits.keys() - {c.subject for c in cases}): raise BadInput(f"{src}: has no subject '{unknown[0]}'; the first of its subjects is '{cases[0].subject}'")
-    cases = [replace(c, split=splits.get(c.subject, c.split), liver=liver or c.liver, spacing=spacing) for c in cases]
-    _one_home(cases)
-    return sorted(cases, key=lambda c: (SPLITS.index(c.split), c.subject))
+    cases = [replace(c, liver=liver or (_liver_labels(c.names) if c.names else ()), spacing=spacing) for c in _assigned(cases, src, splits, without)]
+    return _one_home(sorted(map(_complain, cases), key=lambda c: (SPLITS.index(c.split), c.subject)))
 
-# %% ../nbs/02c_datasets.ipynb #5ca50ac0
+# %% ../nbs/02c_datasets.ipynb #3192f218
 def _one_home(cases):
-    "A subject belongs to one split"
-    seen = {}
-    for c in cases:
-        if (twin := seen.setdefault(c.subject, c)) is not c:
-            raise BadInput(f"{c.image or c.mask}: subject '{c.subject}' is in {c.split} and, as {twin.image or twin.mask}, in {twin.split}; a subject belongs to one split")
+    "Mark subjects that are in two splits: of the copies, that in the test may stay"
+    last = {c.subject: c for c in cases} # cases come with the test last
+    def _told(c):
+        twin = last[c.subject]
+        if twin is c: return c
+        return replace(c, error=f"{c.image or c.mask}: subject '{c.subject}' is in {c.split} and, as {twin.image or twin.mask}, in {twin.split}; a subject belongs to one split")
+    return [_told(c) for c in cases]
 
 # %% ../nbs/02c_datasets.ipynb #0a3a03f2
 LITS_LEAK = ('volumes 28–47 of LiTS (and the Decathlon, which has its scans) are the twenty patients of 3D-IRCADb-01; '
@@ -245,7 +313,7 @@ def liver_mask(
 ) -> np.ndarray: # uint8, 0 or 1, RAS
     "The liver, tumours included unless told otherwise; raises `BadInput` for labels that are not understood"
     data = _whole(vol)
-    if liver: return np.isin(data, liver).view(np.uint8)
+    if liver: return _declared(vol.path, data, liver)
     low, high = 0 if data.dtype.kind == 'u' else data.min(), in_memory_order(data).max()
     if data.dtype == np.uint8 and high < 2: return data
     inside = data > 0
@@ -254,6 +322,12 @@ def liver_mask(
     return inside.view(np.uint8)
 
 # %% ../nbs/02c_datasets.ipynb #ebecb85c
+def _declared(path, data, liver):
+    "The labels that were declared to be liver; raises `BadInput` if others are there, but none of them"
+    mask = np.isin(data, [255 if n == 1 and data.max() == 255 and not (data == 1).any() else n for n in liver])
+    if not mask.any() and (data != 0).any(): raise BadInput(f'{path}: has the labels {_values(data)}, and none of them is {" or ".join(map(str, liver))}; mend --liver')
+    return mask.view(np.uint8)
+
 def _whole(vol):
     "The labels as integers, or as floats that are whole"
     if vol.data.dtype.kind != 'f': return vol.data
@@ -263,7 +337,7 @@ def _whole(vol):
 
 def _values(data):
     "The distinct values of `data` for a message, at most eight"
-    values = np.unique(data)
+    values = np.unique(data + 0) # no -0
     return ', '.join(f'{v:g}' for v in values[:8]) + (f' … ({len(values)} values)' if len(values) > 8 else '')
 
 # %% ../nbs/02c_datasets.ipynb #9f8610c6
@@ -287,8 +361,8 @@ def read_labels(
     series = read_series(case.image) if is_dicom(case.image) else None
     vol = as_volume(open_nifti(case.image), case.image) if series is None else _from_series(series, case.image)
     labels = case.mask and _labels(case.mask, vol, series)
-    if case.tumours: labels = replace(labels, data=(labels.data > 0).astype(np.uint8))
-    for path in case.tumours: labels.data[_labels(path, vol, series).data > 0] = 2
+    if labels and case.tumours: labels = replace(labels, data=(labels.data > 0).astype(np.uint8))
+    for path in case.tumours if labels else (): labels.data[_labels(path, vol, series).data > 0] = 2
     return with_spacing(vol, case.spacing), labels
 
 def read_case(

@@ -30,8 +30,10 @@ _LARGEST = 2**31 # bytes of one file in an archive; what claims more is damaged 
 
 def _zip(source, path):
     "An archive, opened"
-    try: return zipfile.ZipFile(source)
+    try: zf = zipfile.ZipFile(source)
     except Exception as e: raise BadInput(f'{path}: is damaged or is no zip archive ({_first_line(e)}); copy or download it again')
+    if zf.filelist and min(e.header_offset for e in zf.filelist): raise BadInput(f'{path}: is damaged, its end is that of an archive within it; copy or download it again')
+    return zf
 
 # %% ../nbs/01b_dicom.ipynb #5b5e2e87
 @lru_cache(maxsize=4)

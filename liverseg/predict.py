@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .check import histogram, not_hu
 from .convert import picture
 from .data import unpacked
+from .datasets import with_spacing
 from .train import auto_device, load_model
 from .tta import slice_probs, tta_remark
 from .volume import BadInput, Volume, from_slices, read_volume, to_slices, volume_ml, write_mask
@@ -49,7 +51,7 @@ from fastcore.basics import patch
 
 @patch
 def segment(self: Segmenter,
-    scan, # a NIfTI file or a `Volume`
+    scan, # a NIfTI file, a folder with a DICOM series, or a `Volume`
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
     bs: int = 8, # slices at once
 ) -> Segmentation:
@@ -64,11 +66,12 @@ def segment(self: Segmenter,
 # %% ../nbs/08_predict.ipynb #254fe31b
 def predict(
     model, # folder that `liverseg train` wrote
-    scan, # a NIfTI file
+    scan, # a NIfTI file, or a folder with a DICOM series
     out, # the mask to write, `.nii` or `.nii.gz`
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
     bs: int = 8, # slices at once
     device: str = 'auto',
+    spacing: tuple = None, # (dx, dy, dz) in mm, if the scan does not tell
     say=print, # takes what is worth telling
 ) -> Segmentation:
     "Segment one scan and write its mask; raises `BadInput`"
@@ -77,7 +80,8 @@ def predict(
     if out.is_dir() or out.resolve() == Path(scan).resolve(): raise BadInput(f'{out}: is {"a folder" if out.is_dir() else "the scan itself"}; give another name for the mask')
     segmenter = Segmenter.load(model, device)
     if remark := tta_remark(segmenter.meta, tta): say(remark)
-    found = segmenter.segment(scan, tta, bs)
-    for note in found.scan.notes: say(f'note: {scan}: {note}')
+    vol = with_spacing(read_volume(scan), spacing)
+    for note in (*vol.notes, *not_hu(vol.data, histogram(vol.data))): say(f'warning: {scan}: {note}')
+    found = segmenter.segment(vol, tta, bs)
     found.save(out)
     return found

@@ -35,6 +35,7 @@ def check_target(
 @contextmanager
 def _locked(dst):
     "Hold the only right to write `dst`"
+    new = [p for p in dst.parents if not p.exists()]
     try: dst.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise BadInput(f'{dst}: cannot be made ({e.strerror}); choose another place')
     lock = filelock.FileLock(dst.with_name(f'.{dst.name}.lock'), timeout=0)
@@ -44,6 +45,8 @@ def _locked(dst):
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+        for p in new: # folders made for nothing go again
+            if p.is_dir() and not any(p.iterdir()): p.rmdir()
 
 # %% ../nbs/02b_work.ipynb #84b7bea6
 def _replace(part, dst):
@@ -92,7 +95,7 @@ def staging(
 def _resume(part, options):
     "Keep what an interrupted run with the same options left; start afresh otherwise"
     stamp, text = part/'.done'/'options.json', json.dumps(options, sort_keys=True)
-    if stamp.exists() and stamp.read_text() == text: return
+    if stamp.exists() and stamp.read_bytes() == text.encode(): return
     shutil.rmtree(part, ignore_errors=True)
     stamp.parent.mkdir(parents=True)
     stamp.write_text(text)

@@ -385,7 +385,7 @@ def test_absurd_sizes(tmp_path):
 def test_nothing_here(tmp_path):
     bad(tmp_path / 'none', 'no such folder')
     (tmp_path / 'a.txt').write_text('x')
-    bad(tmp_path, 'holds no DICOM')
+    bad(tmp_path, 'without DICOM')
 
 
 def pack(target, files):

@@ -4,8 +4,10 @@ import itertools
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import content, run, shared
+from liverseg.convert import convert
 from liverseg.phantom import make_subject
 from liverseg.volume import ORDERS, from_slices, read_volume, stored_as, to_slices, volume_ml, write_mask
 
@@ -106,6 +108,64 @@ def test_simpleitk_sees_the_same_grid(subject, tmp_path):
         assert (a.GetSize(), a.GetSpacing(), a.GetOrigin(), a.GetDirection()) == (b.GetSize(), b.GetSpacing(), b.GetOrigin(), b.GetDirection())
 
 
+def there_and_back(src, tmp_path):
+    "Convert, stack the masks' PNG and write them on each scan's grid: the original mask, voxel for voxel, under the scan's own geometry"
+    sitk = pytest.importorskip('SimpleITK')
+    table, opened = convert(src, tmp_path / 'png'), 0
+    for subject, rows in table.groupby('subject'):
+        image, back = src / rows['source'].iloc[0], tmp_path / 'back.nii.gz'
+        slices = np.stack([np.asarray(Image.open(tmp_path / 'png' / f)) for f in rows.sort_values('z')['mask']])
+        write_mask(from_slices(slices), read_volume(image), back)
+        scan, truth, mask = (nib.load(f) for f in (image, str(image).replace('_orig', '_liver'), back))
+        assert np.array_equal(np.asarray(mask.dataobj), np.asarray(truth.dataobj)) and mask.get_data_dtype() == np.uint8, subject
+        for key in GEOMETRY: assert np.array_equal(mask.header[key], scan.header[key]), (subject, key)
+        assert np.array_equal(mask.affine, scan.affine) and mask.header.get_zooms() == scan.header.get_zooms()
+        for f in ('get_qform', 'get_sform'):
+            (a, code), (b, same) = (getattr(i, f)(coded=True) for i in (mask, scan))
+            assert code == same and np.array_equal(a, b) if a is not None else b is None, (subject, f)
+        try: a = sitk.ReadImage(str(image))
+        except RuntimeError: continue  # a sheared grid, which it does not take
+        b, opened = sitk.ReadImage(str(back)), opened + 1
+        assert (a.GetSize(), a.GetSpacing(), a.GetOrigin(), a.GetDirection()) == (b.GetSize(), b.GetSpacing(), b.GetOrigin(), b.GetDirection()), subject
+    return table['subject'].nunique(), opened
+
+
+def with_mask(img, folder, name, mask, codes=None):
+    "Write an image and a mask on its grid; `codes`: of qform and sform"
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, data in (('orig', np.asarray(img.dataobj)), ('liver', mask)):
+        out = type(img)(data, img.affine, img.header)
+        out.header.set_data_dtype(data.dtype)
+        if codes: out.set_qform(img.affine, codes[0]), out.set_sform(img.affine, codes[1])
+        nib.save(out, folder / f'{name}_{kind}.nii.gz')
+
+
+GRIDS = dict(plain=np.eye(4), anisotropic=np.diag([.3, 1.7, 4, 1]), turned=nib.affines.from_matvec(nib.eulerangles.euler2mat(.4, -.3, .25)),
+             shifted=nib.affines.from_matvec(np.eye(3), [-300.125, 512.7, 1800.3]),
+             sheared=np.array([[1, 0, 0, 0], [0, 1, .3, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_disk_round_trip_in_all_orders(grid, tmp_path):
+    rng = np.random.default_rng(3)
+    shape, affine = (9, 7, 5), GRIDS[grid] @ np.diag([.7, .8, 2.5, 1])
+    hu, liver = rng.integers(-1000, 1000, shape).astype(np.int16), (rng.random(shape) > .6).astype(np.uint8)
+    for n, order in enumerate(ORDERS):
+        a, b = (stored_as(nib.Nifti1Image(d, affine), order) for d in (hu, liver))
+        with_mask(a, tmp_path / 'src/train/nii', order, np.asarray(b.dataobj), None if grid == 'sheared' else [(1, 1), (0, 2), (1, 0), (4, 4)][n % 4])
+    found, opened = there_and_back(tmp_path / 'src', tmp_path)
+    assert found == 48 and (opened == 48 or grid == 'sheared')
+    pictures = [[p.read_bytes() for p in sorted((tmp_path / 'png').rglob(f'{order}_*.png'))] for order in ORDERS]
+    assert len(pictures[0]) == 10 and all(p == pictures[0] for p in pictures)
+
+
+def test_real_disk_round_trip_in_all_orders(tmp_path):
+    for f in sorted(shared('wild', 'orientations').glob('*.nii.gz')):
+        img = nib.load(f)
+        with_mask(img, tmp_path / 'src/test/nii', f.name[:3], (np.asarray(img.dataobj) > 60).astype(np.uint8))
+    assert there_and_back(tmp_path / 'src', tmp_path) == (48, 48)
+
+
 def test_command_line_in_other_orders(src, tmp_path):
     "The whole conversion, image and mask each stored in an order of its own"
     run('convert', src, tmp_path / 'a', ok=0)
@@ -115,19 +175,25 @@ def test_command_line_in_other_orders(src, tmp_path):
     assert content(tmp_path / 'a') == content(tmp_path / 'b')
 
 
+@pytest.fixture(scope='module')
+def predicted(cohort, model, tmp_path_factory):
+    "A scan and the mask that the command line wrote for it"
+    scan, out = next((cohort / 'test/nii').glob('*_orig.nii.gz')), tmp_path_factory.mktemp('predicted') / 'mask.nii.gz'
+    run('predict', model, scan, out, '--device', 'cpu', ok=0)
+    return scan, out
+
+
 @pytest.mark.parametrize('order', ['LPS', 'SAL', 'PIR', 'ILP'])
-def test_predict_in_other_orders(order, cohort, model, tmp_path):
-    scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
+def test_predict_in_other_orders(order, predicted, model, tmp_path):
+    scan, out = predicted
     nib.save(stored_as(nib.load(scan), order), tmp_path / 'other.nii.gz')
-    run('predict', model, scan, tmp_path / 'a.nii.gz', '--device', 'cpu', ok=0)
     run('predict', model, tmp_path / 'other.nii.gz', tmp_path / 'b.nii.gz', '--device', 'cpu', ok=0)
-    a, b = nib.load(tmp_path / 'a.nii.gz'), nib.load(tmp_path / 'b.nii.gz')
+    a, b = nib.load(out), nib.load(tmp_path / 'b.nii.gz')
     assert b.shape == nib.load(tmp_path / 'other.nii.gz').shape
     assert np.array_equal(np.asarray(stored_as(b, 'RAS').dataobj), np.asarray(stored_as(a, 'RAS').dataobj))
 
 
 def test_liver_is_on_the_pictures_left(png):
-    from PIL import Image
     import pandas as pd
     table = pd.read_csv(png / 'manifest.csv')
     columns = [np.nonzero(np.array(Image.open(png / m)))[1].mean() for m in table.loc[table['liver_px'] > 50, 'mask']]
