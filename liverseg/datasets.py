@@ -239,7 +239,9 @@ def _recognise(src, **names):
     found = [(p, *known) for p in inside if (known := _known(p))[0]] if len(inside) < 30 or not whole else []
     odd = [p for p, _, other in found if other != name] if whole else [p for p, *_ in found][1:]
     if odd: raise BadInput(f'{src}: holds more than one data set, one of them in {odd[0].name}; give one, or put them under train/ and test/')
-    return whole or (found[0][1] if found else _loose(src, **names))
+    if whole or found: return whole or found[0][1]
+    if len(inside) == 1 and not _volumes(src)[1:]: return _recognise(inside[0], **names) # an archive's own top folder
+    return _loose(src, **names)
 
 def _known(src):
     "The cases of a data set, and which layout knows it"

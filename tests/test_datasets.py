@@ -1,6 +1,8 @@
 "The same two patients, filed as each data set files them: the same pixels; and what is missing or damaged is said by name."
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import nibabel as nib
@@ -308,3 +310,17 @@ def test_a_part_of_a_data_set(tmp_path, way, part, found):
 def test_here(tmp_path, monkeypatch):
     ircad(tmp_path), monkeypatch.chdir(tmp_path / '3Dircadb1.2')
     assert list(tell('.')) == ['3Dircadb1.2']
+
+
+def test_an_archives_own_top_folder(tmp_path):
+    "Unpacked as it came, with a folder or two around the layout"
+    own(tmp_path / 'ircad-dataset/data')
+    assert [c.split for c in find_cases(tmp_path)] == [c.split for c in find_cases(tmp_path / 'ircad-dataset')] == ['train', 'test']
+
+
+def test_without_the_dicom_extra(tmp_path):
+    "NIfTI needs no pydicom, and DICOM says what to install"
+    own(tmp_path / 'nifti'), ircad(tmp_path / 'dicom')
+    code = "import sys; sys.modules['pydicom'] = None; from liverseg.cli import main; main(['check', sys.argv[1]], prog_name='liverseg')"
+    good, bad = (subprocess.run([sys.executable, '-c', code, str(tmp_path / d)], capture_output=True, text=True) for d in ('nifti', 'dicom'))
+    assert good.returncode == 0 and "pip install 'liverseg[dicom]'" in bad.stderr and bad.returncode == 1 and 'Traceback' not in bad.stderr
