@@ -240,7 +240,7 @@ def _recognise(src, **names):
     odd = [p for p, _, other in found if other != name] if whole else [p for p, *_ in found][1:]
     if odd: raise BadInput(f'{src}: holds more than one data set, one of them in {odd[0].name}; give one, or put them under train/ and test/')
     if whole or found: return whole or found[0][1]
-    if len(inside) == 1 and not _volumes(src)[1:]: return _recognise(inside[0], **names) # an archive's own top folder
+    if len(inside) == len(_volumes(src)) == 1: return _recognise(inside[0], **names) # an archive's own top folder
     return _loose(src, **names)
 
 def _known(src):

@@ -318,6 +318,13 @@ def test_an_archives_own_top_folder(tmp_path):
     assert [c.split for c in find_cases(tmp_path)] == [c.split for c in find_cases(tmp_path / 'ircad-dataset')] == ['train', 'test']
 
 
+def test_a_scan_beside_a_folder_is_not_passed_over(tmp_path):
+    own(tmp_path / 'more/data')
+    scan = next((tmp_path / 'more/data/test/nii').glob('*_orig.nii.gz'))
+    shutil.copy(scan, tmp_path)
+    assert [c.image for c in find_cases(tmp_path)] == [tmp_path / scan.name]
+
+
 def test_without_the_dicom_extra(tmp_path):
     "NIfTI needs no pydicom, and DICOM says what to install"
     own(tmp_path / 'nifti'), ircad(tmp_path / 'dicom')
