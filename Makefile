@@ -37,7 +37,7 @@ figures: demo  ## the pictures in img/, from the demo's run
 	cp demo/report_tta/cases.png img/test.png
 
 REAL := ../shared/data
-FAST := --size 128 --no-pretrained --no-last-cross
+FAST := --size 128 --no-pretrained
 
 real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared/data is at hand (half an hour)
 	$(BIN)/liverseg convert $(REAL)/ircad real/png

@@ -185,18 +185,24 @@ def import_slices(src, dst, window):
 @_BS
 @click.option('--valid', type=click.FloatRange(0, 0.9), default=0.2, help='Share of the subjects kept for validation, unless DATA marks some as valid.')
 @click.option('--split', type=click.Choice(['subject', 'slice']), default='subject', help='What is drawn for validation; slice is for comparison with the reference only.')
-@click.option('--arch', type=click.Choice(['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152']), default='resnet34', help='Encoder.')
+@click.option('--arch', type=click.Choice(['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'efficientnet_b0', 'lite']),
+              default='resnet34', help="Encoder; lite's ImageNet weights come with the extra liverseg[lite].")
 @click.option('--pretrained/--no-pretrained', default=True, help="Start the encoder from ImageNet weights.")
 @click.option('--weights', metavar='FILE', help="A file with those weights, if torchvision's cache lacks them and there is no network.")
 @click.option('--flip/--no-flip', default=True, help='Mirror every second training picture, so that views of --tta that mirror make sense.')
-@click.option('--last-cross/--no-last-cross', default=True, help='Join the picture itself in the last step: finer, and half as much again to compute.')
+@click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's, which costs four times as much as ours.")
+@click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both, or others for rare classes.')
+@click.option('--liver-share', type=click.FloatRange(0, 1), help='Share of slices with liver in each batch; as they come if not given.')
+@click.option('--augment', type=click.Choice(['none', 'mild', 'wide']), default='mild', help='How far training pictures are turned, zoomed, lit.')
 @click.option('--lr', type=click.FloatRange(0, min_open=True), default=1e-3, help='Highest learning rate of the one-cycle schedule.')
+@click.option('--precision', type=click.Choice(['auto', 'fp32', 'bf16', 'fp16']), default='auto', help='Of the numbers inside the network; auto takes the fastest that the device has units for.')
 @click.option('--seed', type=click.IntRange(0), default=42, help='Of everything that is drawn at random.')
 @_DEVICE
 def train(data, model, **options):
     """Train a network on DATA, which convert wrote, and save it in the folder MODEL.
 
-    MODEL gets model.safetensors, model.json, the training log and pictures of a batch, the loss and the validation."""
+    MODEL gets model.safetensors, model.json, the training log and pictures of a batch, the loss and the validation. A run that was stopped goes on
+    where it was when the same command is given again."""
     from liverseg.train import train
     meta = train(data, model, say=click.echo, **options)
     score = meta['metrics'].get('case_dice')
@@ -254,7 +260,7 @@ DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)
 def demo(dir, seed, device):
     """Run the whole pipeline on synthetic CT in the folder DIR, in a few minutes, and print where everything is.
 
-    DIR gets data/, png/, model/, report/, report_tta/, scan.nii.gz and scan_mask.nii.gz. The network is trained from scratch: nothing is downloaded."""
+    DIR gets data/, png/, model/, report/, report_tta/, scan.nii.gz and scan_mask.nii.gz. Nothing is downloaded."""
     root, steps = Path(dir), _Steps(5)
     _demo_data(root, seed, steps)
     _demo_model(root, seed, device, steps)
@@ -292,9 +298,11 @@ def _demo_data(root, seed, step):
 def _demo_model(root, seed, device, step):
     "Train, and measure with and without test-time augmentation"
     from liverseg.evaluate import evaluate
+    from liverseg.network import has_lite
     from liverseg.train import train
-    step('training, from scratch')
-    train(root/'png', root/'model', device, click.echo, size=DEMO['size'], epochs=DEMO['epochs'], pretrained=False, last_cross=False, seed=seed)
+    how = dict(arch='lite') if has_lite() else dict(pretrained=False)
+    step("training, from ImageNet's weights" if has_lite() else "training, from scratch, since the extra liverseg[lite] with ImageNet weights is not installed")
+    train(root/'png', root/'model', device, click.echo, size=DEMO['size'], epochs=DEMO['epochs'], seed=seed, **how)
     step('Dice on subjects that the network has not seen')
     for report, tta in (('report', 'none'), ('report_tta', 'flip')):
         _tell_dice(evaluate(root/'model', root/'png', root/report, tta=tta, device=device, say=click.echo), root/report)

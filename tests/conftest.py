@@ -53,7 +53,7 @@ def png(cohort, tmp_path_factory):
 def model(png, tmp_path_factory):
     "A model trained for two epochs, good enough to be run"
     folder = tmp_path_factory.mktemp('model') / 'model'
-    run('train', png, folder, '--size', 64, '--epochs', 2, '--arch', 'resnet18', '--no-pretrained', '--no-last-cross', '--device', 'cpu', ok=0)
+    run('train', png, folder, '--size', 64, '--epochs', 2, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu', ok=0)
     return folder
 
 

@@ -43,7 +43,7 @@ print("torch" in sys.modules)'''
 
 
 @pytest.mark.parametrize('args', [['convert'], ['convert', 'a', 'b', '--window', '3'], ['convert', 'a', 'b', '--window', '250,-150'],
-                                  ['train', 'a', 'b', '--size', 'x'], ['train', 'a', 'b', '--split', 'patient'], ['train', 'a', 'b', '--seed', '-1'], ['convert', 'a', 'b', '--window=-inf,inf'], ['evaluate', 'a', 'b'],
+                                  ['train', 'a', 'b', '--size', 'x'], ['train', 'a', 'b', '--split', 'patient'], ['train', 'a', 'b', '--loss', 'none'], ['train', 'a', 'b', '--liver-share', '2'], ['train', 'a', 'b', '--seed', '-1'], ['convert', 'a', 'b', '--window=-inf,inf'], ['evaluate', 'a', 'b'],
                                   ['predict', 'a', 'b', 'c', '--tta', 'all'], ['nothing'], ['convert', 'a', 'b', '--workers', '0']])
 def test_wrong_usage_is_two(args):
     done = run(*args, ok=2)

@@ -106,7 +106,7 @@ def test_sixteen_bits_reach_the_network_unclipped(src, tmp_path):
     for bits in (8, 16):
         lib.convert(src, tmp_path / f'{bits}', windows, bits=bits)
         table = training_table(tmp_path / f'{bits}', 0).iloc[8:14].assign(is_valid=False)
-        dls = liver_dls(tmp_path / f'{bits}', table, size=64, bs=6, augment=False, device='cpu')
+        dls = liver_dls(tmp_path / f'{bits}', table, size=64, bs=6, augment='none', device='cpu')
         batches.append(dls.train.new(shuffle=False).one_batch())
     (x8, y8), (x16, y16) = batches
     assert x8.shape == x16.shape == (6, 3, 64, 64) and (y8 == y16).all()
@@ -125,7 +125,7 @@ def test_the_form_goes_with_the_model(src, tmp_path):
     forms = dict(rgb=([list(w) for w in THREE], 8, [f'--window={low},{high}' for low, high in THREE]), hu=([-100, 300], 16, ['--bits', '16', '--window=-100,300']))
     for name, (windows, bits, options) in forms.items():
         cli('convert', src, tmp_path / name, *options)
-        cli('train', tmp_path / name, tmp_path / f'm_{name}', *'--size 64 --epochs 1 --arch resnet18 --no-pretrained --no-last-cross --device cpu'.split())
+        cli('train', tmp_path / name, tmp_path / f'm_{name}', *'--size 64 --epochs 1 --arch resnet18 --no-pretrained --device cpu'.split())
         meta = json.loads((tmp_path / f'm_{name}/model.json').read_text())
         assert meta['window'] == windows and meta['bits'] == bits
     for name, other in itertools.permutations(forms):

@@ -79,3 +79,32 @@ def test_quiet_when_piped(src, png, tmp_path):
     assert done.stderr == '' and len(done.stdout.splitlines()) == 1
     done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu', ok=0)
     assert done.stderr == '' and '%' not in done.stdout and '\r' not in done.stdout
+
+
+def test_training_killed_and_started_again(png, tmp_path):
+    "SIGKILL after the third of four epochs: nothing under the model's name, and the next run ends with the same weights"
+    how = ['--size', '64', '--epochs', '4', '--arch', 'lite', '--device', 'cpu']
+    run('train', png, tmp_path / 'whole', *how, ok=0)
+    done = subprocess.Popen([*LIVERSEG, 'train', str(png), str(tmp_path / 'model'), *how], stdout=subprocess.PIPE, text=True)
+    for line in done.stdout:
+        if line.startswith('epoch 3 '): break
+    os.kill(done.pid, signal.SIGKILL)
+    done.wait()
+    assert not (tmp_path / 'model').exists()
+    again = run('train', png, tmp_path / 'model', *how, ok=0)
+    assert 'going on from there' in again.stdout and 'epoch 1 of' not in again.stdout
+    assert (tmp_path / 'model/model.safetensors').read_bytes() == (tmp_path / 'whole/model.safetensors').read_bytes()
+    assert (tmp_path / 'model/model.json').read_bytes() == (tmp_path / 'whole/model.json').read_bytes()
+    assert sorted(content(tmp_path / 'model')) == sorted(content(tmp_path / 'whole'))
+
+
+def test_an_interrupted_training_with_other_options_starts_afresh(png, tmp_path):
+    how = ['--size', '64', '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu']
+    done = subprocess.Popen([*LIVERSEG, 'train', str(png), str(tmp_path / 'model'), '--epochs', '9', *how], stdout=subprocess.PIPE, text=True)
+    for line in done.stdout:
+        if line.startswith('epoch 1 '): break
+    os.kill(done.pid, signal.SIGKILL)
+    done.wait()
+    again = run('train', png, tmp_path / 'model', '--epochs', '1', *how, ok=0)
+    assert 'going on' not in again.stdout
+    assert not list(tmp_path.glob('.model*'))

@@ -50,7 +50,7 @@ def patched(monkeypatch, url):
 
 
 def test_download_from_a_server(server, weights, cache, monkeypatch):
-    from liverseg.train import pretrained_encoder
+    from liverseg.network import pretrained_encoder
     patched(monkeypatch, f'{server}/{weights.name}')
     encoder = pretrained_encoder('resnet18')
     assert torch.equal(encoder[0].weight, torch.load(weights, weights_only=True)['conv1.weight'])
@@ -58,7 +58,7 @@ def test_download_from_a_server(server, weights, cache, monkeypatch):
 
 
 def test_a_download_with_another_hash_is_refused(server, weights, cache, monkeypatch):
-    from liverseg.train import pretrained_encoder
+    from liverseg.network import pretrained_encoder
     from liverseg.volume import BadInput
     shutil.copy(weights, weights.with_name('resnet18-00000000.pth'))
     patched(monkeypatch, f'{server}/resnet18-00000000.pth')
@@ -68,7 +68,7 @@ def test_a_download_with_another_hash_is_refused(server, weights, cache, monkeyp
 
 
 def test_what_is_not_there_is_named(server, cache, monkeypatch):
-    from liverseg.train import pretrained_encoder
+    from liverseg.network import pretrained_encoder
     from liverseg.volume import BadInput
     patched(monkeypatch, f'{server}/resnet18-12345678.pth')
     with pytest.raises(BadInput) as e:
@@ -77,27 +77,41 @@ def test_what_is_not_there_is_named(server, cache, monkeypatch):
         assert word in str(e.value)
 
 
-def test_a_pickle_that_runs_something_does_not(cache, tmp_path, monkeypatch):
+def test_a_damaged_file_in_the_cache_is_refused(weights, cache, monkeypatch):
+    from liverseg.network import pretrained_encoder
+    from liverseg.volume import BadInput
+    patched(monkeypatch, f'http://127.0.0.1:9/{weights.name}')
+    cache.mkdir(parents=True)
+    (cache / weights.name).write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(BadInput, match='its name promises'):
+        pretrained_encoder('resnet18')
+    with pytest.raises(BadInput, match='its name promises'):
+        pretrained_encoder('resnet18', cache / weights.name)
+    (cache / weights.name).write_bytes(weights.read_bytes())
+    pretrained_encoder('resnet18')
+
+
+def test_a_pickle_that_runs_something_does_not(tmp_path):
     import os
-    from liverseg.train import pretrained_encoder
+    from liverseg.network import pretrained_encoder
     from liverseg.volume import BadInput
     class Bomb:
         def __reduce__(self): return os.mkdir, (str(tmp_path / 'boom'),)
-    cache.mkdir(parents=True)
-    torch.save(Bomb(), cache / 'resnet18-f37072fd.pth')
-    with pytest.raises(BadInput, match='cannot be read as weights'):
-        pretrained_encoder('resnet18')
+    torch.save(Bomb(), tmp_path / 'weights.pth')
+    for arch in ('resnet18', 'lite'):
+        with pytest.raises(BadInput, match='cannot be read as weights'):
+            pretrained_encoder(arch, tmp_path / 'weights.pth')
     assert not (tmp_path / 'boom').exists()
 
 
-def test_command_line_with_a_cache(weights, png, tmp_path):
+def test_train_from_the_cache(weights, png, cache, monkeypatch, tmp_path):
     "The file in torch's cache, under torchvision's name, is what training starts from"
-    cache = tmp_path / 'torch/hub/checkpoints'
+    from liverseg.train import train
+    patched(monkeypatch, f'http://127.0.0.1:9/{weights.name}')
     cache.mkdir(parents=True)
-    shutil.copy(weights, cache / 'resnet18-f37072fd.pth')
-    args = ['train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--device', 'cpu']
-    run(*args, ok=0, env={'TORCH_HOME': str(tmp_path / 'torch')})
-    assert json.loads((tmp_path / 'm/model.json').read_text())['pretrained'] is True
+    shutil.copy(weights, cache)
+    meta = train(png, tmp_path / 'm', 'cpu', size=64, epochs=1, arch='resnet18')
+    assert meta['pretrained'] is True
 
 
 def test_command_line_with_a_file(weights, png, tmp_path):
@@ -113,4 +127,22 @@ def test_command_line_without_either(png, tmp_path):
     done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--device', 'cpu', ok=1, env=env)
     said = [line for line in done.stderr.splitlines() if line.startswith('liverseg: ')]
     assert len(said) == 1 and 'resnet34-b627a593.pth' in said[0] and '--no-pretrained' in said[0]
+    assert not (tmp_path / 'm').exists()
+
+
+def test_lite_needs_no_network(png, tmp_path):
+    "Weights from the package, by the command line, with nobody to ask"
+    env = {'https_proxy': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9'}
+    run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'lite', '--device', 'cpu', ok=0, env=env)
+    meta = json.loads((tmp_path / 'm/model.json').read_text())
+    assert meta['arch'] == 'lite' and meta['pretrained'] is True
+
+
+def test_lite_without_its_extra(png, tmp_path, monkeypatch):
+    from liverseg import network
+    from liverseg.train import train
+    from liverseg.volume import BadInput
+    monkeypatch.setattr(network, 'has_lite', lambda: False)
+    with pytest.raises(BadInput, match='liverseg.lite.'):
+        train(png, tmp_path / 'm', 'cpu', size=64, epochs=1, arch='lite')
     assert not (tmp_path / 'm').exists()

@@ -30,7 +30,7 @@ def test_synthetic_converts(cohort, tmp_path):
 
 
 def check_training(data, tmp_path, subjects):
-    args = ['--size', 64, '--epochs', 1, '--batch-size', 32, '--arch', 'resnet18', '--no-pretrained', '--no-last-cross', '--device', 'cpu']
+    args = ['--size', 64, '--epochs', 1, '--batch-size', 32, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu']
     run('train', data, tmp_path / 'model', *args, ok=0)
     run('evaluate', tmp_path / 'model', data, tmp_path / 'report', '--split', 'valid', '--device', 'cpu', ok=0)
     cases = pd.read_csv(tmp_path / 'report/cases.csv')
