@@ -1,0 +1,101 @@
+"""What the training benchmark and the study share: the slices, the measuring, the clock."""
+
+import json, platform, shutil, subprocess, time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from liverseg.convert import SPLITS, convert, import_slices
+from liverseg.data import read_form, read_manifest, read_mask, read_slice
+from liverseg.evaluate import case_table, slice_row, summarise
+from liverseg.tta import slice_probs
+from liverseg.volume import atomic_write
+from liverseg.work import whole_folder
+
+HERE = Path(__file__).parent
+REAL = HERE.parent.parent / 'shared/data'
+WORK = HERE.parent / 'real/study'
+THREE = [(-150, 250), (0, 160), (-1000, 600)]  # windows of the three channels
+
+
+def _folder(dst, parts, table):
+    "A folder of slices from others', with the rows of `table`, whose paths start with the name of the part"
+    with whole_folder(dst, [*SPLITS, 'manifest.csv', 'dataset.json'], 'manifest.csv') as out:
+        for row in table.itertuples():
+            for name in (row.image, row.mask):
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(parts[row.part] / name, out / name)
+        shutil.copyfile(next(iter(parts.values())) / 'dataset.json', out / 'dataset.json')
+        table.drop(columns='part').to_csv(out / 'manifest.csv', index=False)
+
+
+def joint(real=REAL, work=WORK):
+    "521 training slices (87 patients of msd2d, every second slice of patient 1), 98 of 15 for validation, patient 17 for the test; window [0, 255]"
+    dst = Path(work) / 'joint'
+    if (dst / 'manifest.csv').is_file(): return dst
+    parts = dict(msd=Path(work) / 'msd', ircad=Path(work) / 'ircad')
+    import_slices(real / 'msd2d', parts['msd'], (0, 255))
+    convert(real / 'ircad', parts['ircad'], [(0, 255)])
+    table = pd.concat([pd.read_csv(p / 'manifest.csv', dtype=str, keep_default_na=False).assign(part=name) for name, p in parts.items()], ignore_index=True)
+    second = (table['subject'] == 'ircad_e01') & (table['z'].astype(int) % 2 == 1)
+    _folder(dst, parts, table[~second])
+    return dst
+
+
+def pair(train, windows, real=REAL, work=WORK):
+    "Patients 1 and 17, every slice: `train` is 1 or 17 and the other the test, or 'both'"
+    name = 'three' if len(windows) == 3 else 'one'
+    src, dst = Path(work) / f'pair_{name}', Path(work) / f'pair_{name}_{train}'
+    if not (src / 'manifest.csv').is_file(): convert(real / 'ircad', src, windows)
+    if (dst / 'manifest.csv').is_file(): return dst
+    table = pd.read_csv(src / 'manifest.csv', dtype=str, keep_default_na=False).assign(part='src')
+    table['split'] = 'train' if train == 'both' else np.where(table['subject'] == f'ircad_e{int(train):02d}', 'train', 'test')
+    _folder(dst, dict(src=src), table)
+    return dst
+
+
+def _at(pixels, grid, how):
+    return pixels if grid is None else np.asarray(Image.fromarray(pixels).resize((grid, grid), how))
+
+
+def rows(net, meta, data, table, tta='none', grid=None):
+    "A row of counts a slice, on its own grid, or on a square of `grid` pixels to which slice and mask are brought first"
+    data = Path(data)
+    probs = slice_probs(net, meta, (_at(read_slice(data / f, meta), grid, Image.Resampling.BILINEAR) for f in table['image']), tta)
+    masks = (read_mask(data / r.mask, read_slice(data / r.image, meta).shape[:2]) for r in table.itertuples())
+    return pd.DataFrame([slice_row(r.subject, r.z, p > .5, _at(m, grid, Image.Resampling.NEAREST)) for r, p, m in zip(table.itertuples(), probs, masks)])
+
+
+def figures(slices, by_slice=False):
+    "What is kept of such rows"
+    cases = case_table(slices)
+    kept = {k: v for k, v in summarise(slices, cases).items() if k not in ('rules', 'worst_case')}
+    counts = slices if by_slice else slices.groupby('subject', as_index=False)[['both_px', 'pred_px', 'true_px']].sum()
+    per_slice = slices.groupby('subject')['dice'].mean() if not by_slice else slices['dice']
+    columns = counts.assign(dice=per_slice.round(5).to_numpy())[['subject', *(['z'] if by_slice else []), 'both_px', 'pred_px', 'true_px', 'dice']]
+    return dict(kept, counts=json.loads(columns.to_json(orient='values')))
+
+
+class Clock:
+    "Seconds of the wall and of the processor"
+    def __enter__(self):
+        self.start = time.perf_counter(), time.process_time()
+        return self
+    def __exit__(self, *_):
+        self.wall, self.cpu = (round(now - then, 1) for now, then in zip((time.perf_counter(), time.process_time()), self.start))
+
+
+def machine():
+    "What a timing has to be read with"
+    try: commit = subprocess.run(['git', '-C', str(HERE), 'describe', '--always', '--dirty'], capture_output=True, text=True).stdout.strip()
+    except OSError: commit = ''
+    amx = getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
+    return dict(commit=commit, threads=torch.get_num_threads(), torch=torch.__version__, python=platform.python_version(), amx=amx)
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, (json.dumps(value, indent=None) + '\n').encode())
