@@ -13,11 +13,11 @@ from pathlib import Path
 from common import HERE, REAL, THREE, WORK, Clock, figures, joint, machine, pair, rows, write
 
 RUNS = HERE / 'study'
-BASE = dict(size=128, epochs=8, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3)
+BASE = dict(size=128, epochs=8, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', flip=False, lr=1e-3)
 SEEDS = (42, 43, 44)
 
 # one change at a time, three seeds each
-CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), wce=dict(loss='wce'), tversky=dict(loss='tversky'), share=dict(liver_share=.8), wide=dict(augment='wide'))
+CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), wce=dict(loss='wce'), share=dict(liver_share=.8), wide=dict(augment='wide'), flip=dict(flip=True))
 # the same, one seed each
 SINGLES = dict(size192=dict(size=192), size256=dict(size=256), fp32=dict(precision='fp32'), lite_reference=dict(decoder='reference'), lite_scratch=dict(pretrained=False),
                resnet34=dict(arch='resnet34', pretrained=False), resnet34_fastai=dict(arch='resnet34', pretrained=False, decoder='fastai'),
@@ -27,7 +27,7 @@ PAIR = dict(BASE, epochs=20)
 PAIRS = {f'pair_{name}_{train}': dict(train=train, windows=windows) for name, windows in (('one', [(-150, 250)]), ('three', THREE)) for train in (1, 17)}
 PAIRS['pair_slices'] = dict(train='both', windows=[(-150, 250)])
 # everything that helps
-BEST = dict(size=320, epochs=40, batch_size=8, arch='lite', decoder='light', loss='dice_ce', augment='wide', lr=1e-3)
+BEST = dict(size=320, epochs=36, batch_size=8, arch='lite', decoder='light', loss='dice_ce', augment='wide', flip=False, lr=1e-3)
 
 
 def plan(only):
@@ -55,7 +55,7 @@ def run(name, recipe, seed, which, args):
     found = {}
     for kind, rows_of in sets.items():
         if not len(rows_of): continue
-        for tta in ('none', 'flip'):
+        for tta in ('none', 'flip') if recipe['flip'] else ('none',):
             for grid in (None, 128):
                 slices = rows(net, meta, data, rows_of.reset_index(drop=True), tta, grid)
                 found[f"{kind}_{tta}_{'own' if grid is None else grid}"] = figures(slices, bool(which) and grid is None and tta == 'none')

@@ -7,7 +7,7 @@ __all__ = ['DEMO', 'DEMO_PATHS', 'DEMO_MARK', 'main', 'download', 'check', 'conv
            'predict', 'demo']
 
 # %% ../nbs/09_cli.ipynb #428590a1
-import json, math, shutil
+import json, math, os, shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -189,7 +189,7 @@ def import_slices(src, dst, window):
               default='resnet34', help="Encoder; lite's ImageNet weights come with the extra liverseg[lite].")
 @click.option('--pretrained/--no-pretrained', default=True, help="Start the encoder from ImageNet weights.")
 @click.option('--weights', metavar='FILE', help="A file with those weights, if torchvision's cache lacks them and there is no network.")
-@click.option('--flip/--no-flip', default=True, help='Mirror every second training picture, so that views of --tta that mirror make sense.')
+@click.option('--flip/--no-flip', default=False, help='Mirror every second training picture: needs longer training, and lets --tta mirror, too.')
 @click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's, which costs four times as much as ours.")
 @click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both, or others for rare classes.')
 @click.option('--liver-share', type=click.FloatRange(0, 1), help='Share of slices with liver in each batch; as they come if not given.')
@@ -206,7 +206,7 @@ def train(data, model, **options):
     from liverseg.train import train
     meta = train(data, model, say=click.echo, **options)
     score = meta['metrics'].get('case_dice')
-    click.echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
+    if not int(os.environ.get('RANK', 0)): click.echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
 
 # %% ../nbs/09_cli.ipynb #8cb1e93f
 @main.command()
@@ -300,7 +300,7 @@ def _demo_model(root, seed, device, step):
     from liverseg.evaluate import evaluate
     from liverseg.network import has_lite
     from liverseg.train import train
-    how = dict(arch='lite') if has_lite() else dict(pretrained=False)
+    how = dict(flip=True) | (dict(arch='lite') if has_lite() else dict(pretrained=False))
     step("training, from ImageNet's weights" if has_lite() else "training, from scratch, since the extra liverseg[lite] with ImageNet weights is not installed")
     train(root/'png', root/'model', device, click.echo, size=DEMO['size'], epochs=DEMO['epochs'], seed=seed, **how)
     step('Dice on subjects that the network has not seen')

@@ -169,7 +169,7 @@ AUGMENT = dict(mild=dict(max_rotate=10., min_zoom=.85, max_zoom=1.15, max_lighti
 
 def augmentations(
     how: str = 'mild', # a name in `AUGMENT`, or 'none'
-    flip: bool = True, # mirror left and right in every second picture
+    flip: bool = False, # mirror left and right in every second picture
 ) -> list: # fastai batch transforms
     "Rotation, zoom about any point, brightness and contrast, and left–right flips"
     if how == 'none': return []
@@ -199,7 +199,7 @@ def liver_block(
     folder, # where the manifest's paths start
     size: int = 256, # pixels, of the squares that the network sees
     augment: str = 'mild', # how the training pictures are changed at random: 'mild', 'wide' or 'none'
-    flip: bool = True, # also mirror them
+    flip: bool = False, # also mirror them
 ) -> DataBlock: # takes the table of `training_table`
     "The `DataBlock` from slices and masks to batches"
     return DataBlock(blocks=(_slice_block(read_form(folder)[0]), MaskBlock(CODES)),
@@ -231,7 +231,7 @@ def liver_dls(
     size: int = 256, # pixels
     bs: int = 8, # slices in a batch
     augment: str = 'mild', # how the training pictures are changed: 'mild', 'wide' or 'none'
-    flip: bool = True, # also mirror them
+    flip: bool = False, # also mirror them
     device=None, # where batches go; fastai's default if not given
     num_workers: int = 0, # processes that load; 0: none
     share: float = None, # of slices with liver in a batch, 0…1; as they come if not given

@@ -1,0 +1,168 @@
+"""Our training against the reference's recipe, segmentation_models_pytorch and MONAI: the same slices, size, seed and threads.
+
+    python benchmarks/train.py                 # encoders without weights, then EfficientNet-Lite0 with its ImageNet weights (under an hour)
+    python benchmarks/train.py --init lite     # the second only
+
+Each contestant is a process of its own. All are trained at the same time, but only one at a time: each does an epoch when it is told to, in turn,
+so that whatever else the machine does meets all alike. The peers train for --epochs epochs; ours for as many as fit into the minutes of
+segmentation_models_pytorch, by the time of a few steps that are measured before. Each is measured after its last epoch, at --size pixels.
+"""
+
+import argparse, json, subprocess, sys, time
+from pathlib import Path
+
+from common import HERE, REAL, WORK, figures, joint, machine, rows, write
+
+# name: (encoder's start, what it is)
+CONTESTANTS = {
+    'ours': ('none', 'liverseg train: resnet34, light decoder'),
+    'reference': ('none', "the reference's recipe: fastai unet_learner(resnet34), cross entropy"),
+    'smp': ('none', "segmentation_models_pytorch Unet('resnet34'), cross entropy"),
+    'monai': ('none', 'MONAI UNet (32…512, 2 residual units), cross entropy'),
+    'ours_lite': ('lite', 'liverseg train --arch lite'),
+    'smp_lite': ('lite', "segmentation_models_pytorch Unet on EfficientNet-Lite0 with its weights, cross entropy"),
+}
+
+
+def peer(name):
+    "A peer's network"
+    if name == 'monai':
+        from monai.networks.nets import UNet
+        return UNet(2, 3, 2, (32, 64, 128, 256, 512), (2, 2, 2, 2), num_res_units=2)
+    import segmentation_models_pytorch as smp
+    if name == 'smp': return smp.Unet('resnet34', encoder_weights=None, classes=2)
+    from liverseg.network import pretrained_encoder
+    net, ours = smp.Unet('tu-tf_efficientnet_lite0', encoder_weights=None, classes=2), pretrained_encoder('lite')
+    mine, theirs = list(ours.state_dict().values()), net.encoder.state_dict()
+    assert [v.shape for v in theirs.values()] == [v.shape for v in mine]
+    net.encoder.load_state_dict(dict(zip(theirs, mine)))
+    return net
+
+
+def learner(name, data, args):
+    "A contestant's learner, and how it is fitted"
+    from fastai.vision.all import CrossEntropyLossFlat, Learner, set_seed
+    from liverseg.data import liver_dls, training_table
+    from liverseg.train import Recipe, _learner, fit, liver_learner
+    table = training_table(data)
+    if name.startswith('ours'):
+        lite = dict(arch='lite') if name == 'ours_lite' else dict(pretrained=False)
+        return _learner(data, table, Recipe(size=args.size, batch_size=8, seed=args.seed, **lite), 'cpu'), fit
+    set_seed(args.seed)
+    dls = liver_dls(data, table, args.size, 8, device='cpu')
+    if name == 'reference':
+        from torchvision.models import resnet34
+        from fastai.vision.all import unet_learner
+        learn = unet_learner(dls, resnet34, pretrained=False, n_out=2, loss_func=CrossEntropyLossFlat(axis=1))
+    else: learn = Learner(dls, peer(name), loss_func=CrossEntropyLossFlat(axis=1))
+    return learn, lambda learn, epochs: learn.fit_one_cycle(epochs, 1e-3)
+
+
+def contestant(name, args):
+    "Train in this process, an epoch each time a line comes in; say a line of JSON after each, and in the end what was measured"
+    import torch
+    from fastai.vision.all import Callback, set_seed
+    from liverseg.data import read_manifest, training_table
+    from liverseg.train import describe
+    torch.set_num_threads(args.threads)
+    say = lambda **what: print(json.dumps(what), flush=True)
+    data = joint(args.real, args.work)
+
+    class Turn(Callback):
+        order = 70
+        seconds, epochs = 0., 0
+        def before_epoch(self):
+            sys.stdin.readline()
+            set_seed(args.seed*1000 + self.epochs)
+            self.start = time.perf_counter()
+        def after_train(self): self.took = time.perf_counter() - self.start # validation is not counted
+        def after_epoch(self):
+            self.seconds += self.took; self.epochs += 1
+            say(epoch=self.epochs, seconds=self.took)
+
+    learn, fit = learner(name, data, args)
+    learn.model.train()
+    say(parameters=sum(p.numel() for p in learn.model.parameters()), step=probe(learner(name, data, args)[0], sys.stdin.readline))
+    epochs = int(sys.stdin.readline())
+    set_seed(args.seed)
+    with learn.no_bar(), learn.no_logging():
+        learn.add_cb(turn := Turn())
+        fit(learn, epochs)
+    sys.stdin.readline()
+    table, found, meta = training_table(data), {}, describe('', args.size, dict(window=[0, 255], bits=8))
+    net = learn.model.eval()
+    for kind, wanted in dict(valid=table[table['is_valid']], test=read_manifest(data, ['test'])).items():
+        for grid in (args.size, None): found[f"{kind}_{grid or 'own'}"] = figures(rows(net, meta, data, wanted.reset_index(drop=True), grid=grid))
+    say(name=name, epochs=turn.epochs, seconds=turn.seconds, **found)
+
+
+def probe(learn, wait):
+    "Seconds of a training step with a learner that is thrown away, the median of eight"
+    from fastai.vision.all import CancelFitException, Callback
+    class Steps(Callback):
+        def before_fit(self): self.times = []
+        def before_batch(self): self.start = time.perf_counter()
+        def after_batch(self):
+            self.times.append(time.perf_counter() - self.start)
+            if len(self.times) == 10: raise CancelFitException
+    wait()
+    learn.unfreeze()
+    learn.add_cb(steps := Steps())
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-6)
+    return sorted(steps.times[2:])[4]
+
+
+class Child:
+    "A contestant's process"
+    def __init__(self, name, args):
+        command = [sys.executable, __file__, '--one', name, '--size', args.size, '--seed', args.seed, '--threads', args.threads, '--real', args.real, '--work', args.work]
+        self.name, self.process = name, subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def ask(self, text=''):
+        self.process.stdin.write(f'{text}\n'); self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith('{'): return json.loads(line)
+        raise SystemExit(f'{self.name} has ended before it was done')
+    def tell(self, text): self.process.stdin.write(f'{text}\n'); self.process.stdin.flush()
+
+
+def race(names, args):
+    "Train the contestants in turn; return what each measured"
+    children = [Child(n, args) for n in names]
+    facts = {c.name: c.ask() for c in children}
+    smp = next(n for n in names if n.startswith('smp'))
+    epochs = {n: args.epochs if not n.startswith('ours') else round(args.epochs*facts[smp]['step']/facts[n]['step']) for n in names}
+    for c in children:
+        print(f"{c.name}: {facts[c.name]['parameters']/1e6:.1f} M parameters, {facts[c.name]['step']:.3f} s a step, {epochs[c.name]} epochs", flush=True)
+        c.tell(epochs[c.name])
+    for k in range(max(epochs.values())):
+        for c in children:
+            if k < epochs[c.name]: print(f"  {c.name}, epoch {k + 1}: {c.ask()['seconds']:.1f} s", flush=True)
+    return [dict(c.ask(), **facts[c.name], what=CONTESTANTS[c.name][1]) for c in children]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--init', choices=['none', 'lite', 'both'], default='both', help="the encoders' weights before training")
+    parser.add_argument('--epochs', type=int, default=8, help='of the peers')
+    parser.add_argument('--size', type=int, default=128, help='pixels')
+    parser.add_argument('--seed', type=int, default=42)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--real', type=Path, default=REAL, help='folder with ircad and msd2d')
+    parser.add_argument('--work', type=Path, default=WORK, help='folder for the slices')
+    parser.add_argument('--one', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one: return contestant(args.one, args)
+    joint(args.real, args.work)
+    for init in ('none', 'lite') if args.init == 'both' else (args.init,):
+        found = race([n for n, (start, _) in CONTESTANTS.items() if start == init], args)
+        smp = next(r for r in found if r['name'].startswith('smp'))
+        print(f"\nencoders {'without weights' if init == 'none' else 'with ImageNet weights'}, {args.size} px; mean slice / pooled Dice; minutes of training alone")
+        print(f"{'':10} {'epochs':>6} {'minutes':>7} {'to smp':>6} {'s/step':>6} {'valid, 15 patients':>19} {'patient 17':>15}")
+        for r in found:
+            v, t = r[f'valid_{args.size}'], r[f'test_{args.size}']
+            print(f"{r['name']:10} {r['epochs']:6} {r['seconds']/60:7.1f} {r['seconds']/smp['seconds']:6.2f} {r['step']:6.3f} {v['mean_slice_dice']:11.3f} / {v['pooled_dice']:.3f}"
+                  f" {t['mean_slice_dice']:7.3f} / {t['pooled_dice']:.3f}")
+        write(HERE / 'study' / f'against_{init}.json', dict(machine=machine(), epochs=args.epochs, size=args.size, seed=args.seed, contestants=found))
+
+
+if __name__ == '__main__': main()
