@@ -82,7 +82,8 @@ def liver_learner(
 ) -> Learner: # frozen, where pretrained
     "A UNet with the Dice of whole cases; raises `BadInput`"
     trained = pretrained_encoder(arch, weights) if pretrained else None
-    kwargs = dict(loss_func=loss or liver_loss(), metrics=CaseDice(), opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, eps=1e-5), splitter=halves,
+    fused = torch.device(dls.device).type in ('cpu', 'cuda')
+    kwargs = dict(loss_func=loss or liver_loss(), metrics=CaseDice(), opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, eps=1e-5, fused=fused), splitter=halves,
                   cbs=[GradientClip(1.), *in_precision(precision, dls.device)]) | kwargs
     if decoder == 'light': learn = Learner(dls, LightUNet(encoder(arch)), **kwargs)
     else: learn = unet_learner(dls, partial(_whole, arch), cut=-1, pretrained=False, normalize=False, n_out=len(CODES), last_cross=decoder == 'reference', **kwargs)

@@ -157,3 +157,23 @@ def test_rows_marked_valid_override_the_share(png, tmp_path):
     done = run('train', data, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--valid', '0', '--device', 'cpu', ok=0)
     assert 'slices are taken to have the window -150,250' in done.stdout
     assert json.loads((tmp_path / 'm/model.json').read_text())['subjects'] == {'train': ['synth_e01', 'synth_e03'], 'valid': ['synth_e02']}
+
+
+def test_the_choices_are_those_of_the_library():
+    "They stand in the command line as text, so that its help needs no torch"
+    from liverseg.cli import main
+    from liverseg.data import AUGMENT
+    from liverseg.losses import LOSSES
+    from liverseg.network import ARCHS, DECODERS
+    choices = {p.name: tuple(p.type.choices) for p in main.commands['train'].params if hasattr(p.type, 'choices')}
+    assert choices['arch'] == ARCHS and choices['decoder'] == DECODERS
+    assert set(choices['loss']) == set(LOSSES) and set(choices['augment']) == {'none', *AUGMENT}
+
+
+def test_the_defaults_are_those_of_the_library():
+    from dataclasses import asdict
+    from liverseg.cli import main
+    from liverseg.train import Recipe
+    given = {p.name: p.default for p in main.commands['train'].params}
+    for name, value in asdict(Recipe()).items():
+        assert given[name] == value or (value is None and not isinstance(given[name], (int, float, str))), name
