@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import ListedColormap
 from PIL import Image
-with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is imported
-    warnings.simplefilter('ignore', FutureWarning)
+with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is imported, and tqdm asks for a widget
+    warnings.simplefilter('ignore')
     from fastai.vision.all import (ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, MaskBlock, Normalize,
                                    PadMode, PILImage, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock, aug_transforms, default_device, imagenet_stats, torch)
 

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
-with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is imported
-    warnings.simplefilter('ignore', FutureWarning)
+with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is imported, and tqdm asks for a widget
+    warnings.simplefilter('ignore')
     from fastai.losses import CrossEntropyLossFlat, DiceLoss, FocalLossFlat
 
 # %% ../nbs/04b_losses.ipynb #d9de5b04
