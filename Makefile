@@ -37,18 +37,16 @@ figures: demo  ## the pictures in img/, from the demo's run
 	cp demo/report_tta/cases.png img/test.png
 
 REAL := ../shared/data
-FAST := --size 128 --no-pretrained
+FAST := --size 128 --arch lite
 
-real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared/data is at hand (half an hour)
+real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared/data is at hand (ten minutes)
 	$(BIN)/liverseg convert $(REAL)/ircad real/png
 	time $(BIN)/liverseg train real/png real/model $(FAST) --epochs 12
 	time $(BIN)/liverseg evaluate real/model real/png real/report
-	time $(BIN)/liverseg evaluate real/model real/png real/report_tta --tta flip
-	time $(BIN)/liverseg predict real/model $(REAL)/ircad/test/nii/ircad_e17_orig.nii.gz real/mask.nii.gz --tta flip
+	time $(BIN)/liverseg predict real/model $(REAL)/ircad/test/nii/ircad_e17_orig.nii.gz real/mask.nii.gz
 	$(BIN)/liverseg import-slices $(REAL)/msd2d real/msd --window 0,255
-	time $(BIN)/liverseg train real/msd real/msd_model $(FAST) --epochs 3
+	time $(BIN)/liverseg train real/msd real/msd_model $(FAST) --epochs 8
 	time $(BIN)/liverseg evaluate real/msd_model real/msd real/msd_report --split valid
-	time $(BIN)/liverseg evaluate real/msd_model real/msd real/msd_report_tta --split valid --tta flip
 	$(BIN)/liverseg convert $(REAL)/ircad real/png255 --window 0,255
 	time $(BIN)/liverseg evaluate real/msd_model real/png255 real/msd_report_17
 	test ! -d demo/model || $(BIN)/liverseg evaluate demo/model real/png real/report_demo

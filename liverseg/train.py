@@ -30,6 +30,7 @@ from fastai.callback.training import GradientClip
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+# %% ../nbs/05_train.ipynb #3c90aa63
 from . import __version__
 from .convert import as_windows, form
 from .losses import class_weights, liver_loss

@@ -184,7 +184,7 @@ def test_predict(case, src, model, tmp_path):
     if case == 'damaged weights': (folder / 'model.safetensors').write_bytes((folder / 'model.safetensors').read_bytes()[:-100])
     text = (folder / 'model.json').read_text()
     if case == 'wrong json': (folder / 'model.json').write_text(text[:50])
-    if case == 'newer model': (folder / 'model.json').write_text(text.replace('"version": 1', '"version": 2'))
+    if case == 'newer model': (folder / 'model.json').write_text(text.replace('"version": 2', '"version": 3'))
     if case == 'json of another size': (folder / 'model.json').write_text(text.replace('resnet18', 'resnet50'))
     before = scan.read_bytes() if scan.exists() else None
     done = run('predict', folder, scan, out, '--device', 'cpu', ok=1)
