@@ -9,7 +9,7 @@ READY  := .venv/.ready
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
 
-demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice and pictures out (under 8 minutes)
+demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice and pictures out (a minute)
 	$(BIN)/liverseg demo demo
 
 test: $(READY)  ## the notebooks as tests, then pytest (under 15 minutes)
@@ -39,7 +39,7 @@ figures: demo  ## the pictures in img/, from the demo's run
 REAL := ../shared/data
 FAST := --size 128 --arch lite
 
-real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared/data is at hand (ten minutes)
+real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared/data is at hand (five minutes)
 	$(BIN)/liverseg convert $(REAL)/ircad real/png
 	time $(BIN)/liverseg train real/png real/model $(FAST) --epochs 12
 	time $(BIN)/liverseg evaluate real/model real/png real/report

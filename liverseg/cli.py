@@ -187,7 +187,7 @@ _SEEN = (
     click.option('--split', type=click.Choice(['subject', 'slice']), default='subject', help='What is drawn for validation; slice is for comparison with the reference only.'),
     click.option('--liver-share', type=click.FloatRange(0, 1), help='Share of slices with liver in each batch; as they come if not given.'),
     click.option('--augment', type=click.Choice(['none', 'mild', 'wide']), default='mild', help='How far training pictures are turned, zoomed, lit.'),
-    click.option('--flip/--no-flip', default=False, help='Mirror every second training picture: needs longer training, and lets --tta mirror, too.'))
+    click.option('--flip/--no-flip', default=False, help='Mirror every second training picture, so that --tta may mirror, too.'))
 
 # %% ../nbs/09_cli.ipynb #d84e0655
 _MADE = (

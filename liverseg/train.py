@@ -83,7 +83,7 @@ def liver_learner(
 ) -> Learner: # frozen, where pretrained
     "A UNet with the Dice of whole cases; raises `BadInput`"
     trained = pretrained_encoder(arch, weights) if pretrained else None
-    fused = torch.device(dls.device).type in ('cpu', 'cuda')
+    fused = torch.device(dls.device).type in ('cpu', 'cuda') or None # elsewhere torch chooses
     kwargs = dict(loss_func=loss or liver_loss(), metrics=CaseDice(), opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, eps=1e-5, fused=fused), splitter=halves,
                   cbs=[GradientClip(1.), *in_precision(precision, dls.device)]) | kwargs
     if decoder == 'light': learn = Learner(dls, LightUNet(encoder(arch)), **kwargs)
@@ -146,16 +146,16 @@ def plot_loss(
     history: pd.DataFrame, # a row an epoch: train_loss, valid_loss and case_dice
 ) -> plt.Figure:
     "Training and validation loss, and the validation subjects' Dice, epoch by epoch"
-    fig, ax = plt.subplots(figsize=(6, 3.4))
+    fig, ax = plt.subplots(figsize=(6, 3.4), layout='constrained')
     epochs = np.arange(1, len(history) + 1)
     for name, label in (('train_loss', 'training loss'), ('valid_loss', 'validation loss')):
         if name in history and history[name].notna().any(): ax.plot(epochs, history[name], 'o-', ms=3, label=label)
-    ax.set(xlabel='epoch', ylabel='loss', ylim=(0, None)); ax.legend(loc='upper center')
+    ax.set(xlabel='epoch', ylabel='loss', ylim=(0, None))
     if 'case_dice' in history and history['case_dice'].notna().any():
         twin = ax.twinx()
         twin.plot(epochs, history['case_dice'], 's--', ms=3, color='tab:green', label='case Dice')
-        twin.set(ylabel='Dice of whole validation cases', ylim=(0, 1)); twin.legend(loc='lower center')
-    fig.tight_layout()
+        twin.set(ylabel='Dice of whole validation cases', ylim=(0, 1))
+    fig.legend(loc='outside upper center', ncols=3, fontsize=8, frameon=False)
     return fig
 
 # %% ../nbs/05_train.ipynb #ef3293b6
