@@ -15,8 +15,9 @@ BATCH = 8
 
 
 def settings(arch):
-    "name: (channels last, fused optimiser, bfloat16, depthwise convolutions in float32)"
-    yes = dict(plain=(0, 0, 0, 0), channels_last=(1, 0, 0, 0), fused=(0, 1, 0, 0), bf16=(0, 0, 1, 1), all=(1, 1, 1, 1))
+    "name: (channels last, fused optimiser, bfloat16, depthwise convolutions in float32); 'all' is what `train` does here"
+    from liverseg.train import in_precision
+    yes = dict(plain=(0, 0, 0, 0), channels_last=(1, 0, 0, 0), fused=(0, 1, 0, 0), bf16=(0, 0, 1, 1), all=(1, 1, bool(in_precision("auto", "cpu")), 1))
     return yes | (dict(all_but_depthwise=(1, 1, 1, 0)) if arch == 'lite' else {})
 
 

@@ -4,7 +4,7 @@
     python benchmarks/study.py base wide      # these settings only
     python benchmarks/study.py best           # the best model, in real/study/models/best
 
-The notebook nbs/05b_study.ipynb reads the JSON files and nothing else.
+The notebook nbs/tutorials/study.ipynb reads the JSON files and nothing else.
 """
 
 import argparse, json, shutil, time
@@ -16,8 +16,9 @@ RUNS = HERE / 'study'
 BASE = dict(size=128, epochs=8, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', flip=False, lr=1e-3)
 SEEDS = (42, 43, 44)
 
-# one change at a time, three seeds each
-CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), wce=dict(loss='wce'), share=dict(liver_share=.8), wide=dict(augment='wide'), flip=dict(flip=True))
+# one change at a time, and in the end the two that helped together; three seeds each
+CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), wce=dict(loss='wce'), share=dict(liver_share=.8), wide=dict(augment='wide'), flip=dict(flip=True),
+               both=dict(loss='dice_ce', augment='wide'))
 # the same, one seed each
 SINGLES = dict(size192=dict(size=192), size256=dict(size=256), fp32=dict(precision='fp32'), lite_reference=dict(decoder='reference'), lite_scratch=dict(pretrained=False),
                resnet34=dict(arch='resnet34', pretrained=False), resnet34_fastai=dict(arch='resnet34', pretrained=False, decoder='fastai'),
