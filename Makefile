@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all bench figures notebooks readme export real clean
+.PHONY: help demo test test-all bench study best bench-train bench-step figures notebooks readme export real clean
 
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -24,7 +24,7 @@ export: $(READY)  ## notebooks to library
 	$(BIN)/nbdev_export
 
 notebooks: $(READY)  ## run every chapter and keep its outputs
-	$(BIN)/python tests/run_notebooks.py nbs/[0-9]*.ipynb
+	$(BIN)/python tests/run_notebooks.py nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb
 	$(BIN)/nbdev_clean
 
 readme: $(READY)  ## README.md from nbs/index.ipynb
@@ -54,6 +54,19 @@ real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared
 bench: $(READY)  ## conversion against the plain loop, MONAI and the floor, on the same volumes (five minutes)
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/convert.py
+
+study: $(READY)  ## the trainings behind the defaults, on ../shared/data; finished ones are skipped (two hours)
+	$(BIN)/python benchmarks/study.py
+
+best: $(READY)  ## the best model, from ../shared/data, in real/study/models/best (an hour)
+	$(BIN)/python benchmarks/study.py best
+
+bench-train: $(READY)  ## training against the reference's recipe, segmentation_models_pytorch and MONAI (an hour)
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/train.py
+
+bench-step: $(READY)  ## where the time of a training step goes (five minutes)
+	$(BIN)/python benchmarks/step.py
 
 clean:     ## remove the environment and everything that can be made again
 	rm -rf .venv demo real build dist *.egg-info _docs _proc

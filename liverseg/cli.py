@@ -196,7 +196,7 @@ _MADE = (
     click.option('--pretrained/--no-pretrained', default=True, help="Start the encoder from ImageNet weights."),
     click.option('--weights', metavar='FILE', help="A file with those weights, if torchvision's cache lacks them and there is no network."),
     click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's, which costs four times as much as ours."),
-    click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both, or others for rare classes.'),
+    click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='dice_ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both together, or others for rare classes.'),
     click.option('--lr', type=click.FloatRange(0, min_open=True), default=1e-3, help='Highest learning rate of the one-cycle schedule.'),
     click.option('--precision', type=click.Choice(['auto', 'fp32', 'bf16', 'fp16']), default='auto', help='Of the numbers inside the network; auto takes the fastest that the device has units for.'),
     click.option('--seed', type=click.IntRange(0), default=42, help='Of everything that is drawn at random.'),

@@ -77,7 +77,7 @@ def liver_learner(
     pretrained: bool = True, # start the encoder from ImageNet weights
     weights=None, # a file with those weights, if not in torch's cache
     decoder: str = 'light', # one of `DECODERS`; 'reference' is the network of the reference work
-    loss=None, # a loss, cross entropy if not given
+    loss=None, # a loss, that of `liver_loss` if not given
     precision: str = 'fp32', # 'bf16' and 'fp16' are faster where the processor has them; 'auto' knows where
     **kwargs, # to fastai's `Learner`
 ) -> Learner: # frozen, where pretrained
@@ -252,7 +252,7 @@ class Recipe:
     pretrained: bool = True # ImageNet weights in the encoder
     weights: str|None = None # a file with them
     decoder: str = 'light' # 'fastai', or 'reference'
-    loss: str = 'ce' # a name in `LOSSES`
+    loss: str = 'dice_ce' # a name in `LOSSES`
     liver_share: float|None = None # of slices with liver in a batch; as they come if not given
     augment: str = 'mild' # 'wide', or 'none'
     flip: bool = False # mirror training pictures

@@ -11,6 +11,7 @@ from conftest import ROOT
 
 BOOKS = sorted((ROOT / 'nbs').rglob('*.ipynb'))
 CHAPTERS = [b for b in BOOKS if re.match(r'\d\d[a-z]?_', b.name)]
+TUTORIALS = [b for b in BOOKS if b.parent.name == 'tutorials']
 
 
 def cells(path, kind=None):
@@ -21,10 +22,10 @@ def cells(path, kind=None):
 def test_the_chapters_are_numbered_and_in_the_sidebar():
     assert sorted({b.name[:2] for b in CHAPTERS}) == [f'{n:02d}' for n in range(1, 10)]
     listed = re.findall(r'- (\S+\.ipynb)', (ROOT / 'nbs/sidebar.yml').read_text())
-    assert listed == ['index.ipynb', *(b.name for b in CHAPTERS)]
+    assert listed == ['index.ipynb', *(b.name for b in CHAPTERS), *(f'tutorials/{b.name}' for b in TUTORIALS)]
 
 
-@pytest.mark.parametrize('book', CHAPTERS, ids=lambda b: b.name)
+@pytest.mark.parametrize('book', CHAPTERS + TUTORIALS, ids=lambda b: b.name)
 def test_a_chapter_is_short_executed_and_clean(book):
     for c in cells(book, 'code'):
         assert len(c['source'].splitlines()) <= 25, c['source'][:80]
@@ -37,7 +38,7 @@ def test_a_chapter_is_short_executed_and_clean(book):
     assert re.match(r'# .+\n\n> .+', first)
 
 
-@pytest.mark.parametrize('book', CHAPTERS, ids=lambda b: b.name)
+@pytest.mark.parametrize('book', CHAPTERS + TUTORIALS, ids=lambda b: b.name)
 def test_prose_leads_into_the_code(book):
     words = sum(len(c['source'].split()) for c in cells(book, 'markdown'))
     assert words > 150
