@@ -11,6 +11,7 @@ from PIL import Image
 from liverseg.convert import SPLITS, convert, import_slices
 from liverseg.data import read_form, read_manifest, read_mask, read_slice
 from liverseg.evaluate import case_table, slice_row, summarise
+from liverseg.train import in_precision
 from liverseg.tta import slice_probs
 from liverseg.volume import atomic_write
 from liverseg.work import whole_folder
@@ -92,8 +93,7 @@ def machine():
     "What a timing has to be read with"
     try: commit = subprocess.run(['git', '-C', str(HERE), 'describe', '--always', '--dirty'], capture_output=True, text=True).stdout.strip()
     except OSError: commit = ''
-    amx = getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)()
-    return dict(commit=commit, threads=torch.get_num_threads(), torch=torch.__version__, python=platform.python_version(), amx=amx)
+    return dict(commit=commit, threads=torch.get_num_threads(), torch=torch.__version__, python=platform.python_version(), bf16=bool(in_precision('auto', 'cpu')))
 
 
 def write(path, value):

@@ -116,13 +116,13 @@ def in_precision(
     device, # where the network runs
 ) -> list: # callbacks
     "What a learner needs to run in that precision"
-    kind, amx = torch.device(device).type, getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)
-    if precision == 'auto': precision = _best(kind, amx)
+    kind = torch.device(device).type
+    if precision == 'auto': precision = _best(kind)
     return dict(fp32=[], bf16=[BFloat16()], fp16=[MixedPrecision()] if kind == 'cuda' else [])[precision]
 
-def _best(kind, amx):
+def _best(kind):
     "The precision that is fastest there and as good: bf16 on cards and processors with units for it, else fp16 on cards"
-    if kind == 'cpu': return 'bf16' if amx() else 'fp32'
+    if kind == 'cpu': return 'bf16' if any(getattr(torch.cpu, f'_is_{units}_supported', bool)() for units in ('amx_tile', 'avx512_bf16')) else 'fp32'
     return ('bf16' if torch.cuda.is_bf16_supported() else 'fp16') if kind == 'cuda' else 'fp32'
 
 # %% ../nbs/05_train.ipynb #0352855d
