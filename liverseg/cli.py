@@ -186,7 +186,7 @@ _SEEN = (
     click.option('--valid', type=click.FloatRange(0, 0.9), default=0.2, help='Share of the subjects kept for validation, unless DATA marks some as valid.'),
     click.option('--split', type=click.Choice(['subject', 'slice']), default='subject', help='What is drawn for validation; slice is for comparison with the reference only.'),
     click.option('--liver-share', type=click.FloatRange(0, 1), help='Share of slices with liver in each batch; as they come if not given.'),
-    click.option('--augment', type=click.Choice(['none', 'mild', 'wide']), default='mild', help='How far training pictures are turned, zoomed, lit.'),
+    click.option('--augment', type=click.Choice(['none', 'mild', 'wide', 'spots']), default='mild', help='How far training pictures are turned, zoomed, lit; spots: as wide, and tumours are made up.'),
     click.option('--flip/--no-flip', default=False, help='Mirror every second training picture, so that --tta may mirror, too.'))
 
 # %% ../nbs/09_cli.ipynb #d84e0655

@@ -254,7 +254,7 @@ class Recipe:
     decoder: str = 'light' # 'fastai', or 'reference'
     loss: str = 'dice_ce' # a name in `LOSSES`
     liver_share: float|None = None # of slices with liver in a batch; as they come if not given
-    augment: str = 'mild' # 'wide', or 'none'
+    augment: str = 'mild' # 'wide', 'spots' or 'none'
     flip: bool = False # mirror training pictures
     lr: float = 1e-3 # highest learning rate
     precision: str = 'auto' # 'fp32', 'bf16', 'fp16'
