@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all bench study best bench-train bench-step figures notebooks readme export real clean
+.PHONY: help demo test test-all bench study best bench-train bench-step bench-metrics figures notebooks readme export real clean
 
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -67,6 +67,10 @@ bench-train: $(READY)  ## training against the reference's recipe, segmentation_
 
 bench-step: $(READY)  ## where the time of a training step goes (five minutes)
 	$(BIN)/python benchmarks/step.py
+
+bench-metrics: $(READY)  ## the measures of a case against MONAI, surface-distance and medpy (two minutes)
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/metrics.py
 
 clean:     ## remove the environment and everything that can be made again
 	rm -rf .venv demo real build dist *.egg-info _docs _proc

@@ -220,26 +220,60 @@ def train(data, model, **options):
 
 # %% ../nbs/09_cli.ipynb #8cb1e93f
 @main.command()
-@click.argument('model')
-@click.argument('data')
-@click.argument('report')
+@click.argument('places', nargs=-1, metavar='[MODEL DATA] REPORT')
+@click.option('--pred', metavar='FOLDER', help='Instead of a model: predicted masks, NIfTI, made by any tool.')
+@click.option('--truth', metavar='FOLDER', help='The true masks for --pred, of the same file names.')
+@click.option('--liver', type=_LABELS, default=(), help='With --pred: the labels that are liver, if not 1, 255, or 1 and 2.')
+@click.option('--against', metavar='OTHER_REPORT', help='Also compare with an earlier report on the same cases, case by case.')
+@click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2., help='How far off a border may be to count for the surface Dice, mm.')
 @click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test', help='Which rows of the manifest are measured.')
 @_TTA
 @_BS
 @_DEVICE
-def evaluate(model, data, report, split, tta, batch_size, device):
-    """Measure MODEL on DATA and write the folder REPORT: cases.csv, slices.csv, summary.json, cases.png.
+def evaluate(places, pred, truth, liver, against, tolerance, split, tta, batch_size, device):
+    """Measure MODEL on DATA, or the masks --pred against --truth, and write the folder REPORT: cases.csv, slices.csv, summary.json, cases.png.
 
     Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out."""
-    from liverseg.evaluate import evaluate
-    _tell_dice(evaluate(model, data, report, split, tta, batch_size, device, say=click.echo), report)
+    if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
+    if len(places) != (1 if pred else 3): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give MODEL, DATA and REPORT')
+    if against: _cases_there(against)
+    measure = _measure_masks if pred else _measure_model
+    summary = measure(*places, **dict(pred=pred, truth=truth, liver=liver) if pred else dict(split=split, tta=tta, bs=batch_size, device=device), tolerance=tolerance)
+    _tell_dice(summary, places[-1])
+    if against: _tell_comparison(places[-1], against)
 
 # %% ../nbs/09_cli.ipynb #cbaf931a
+def _measure_model(*args, **kwargs):
+    from liverseg.evaluate import evaluate
+    return evaluate(*args, **kwargs, say=click.echo)
+
+def _measure_masks(report, pred, truth, **kwargs):
+    from liverseg.masks import evaluate_masks
+    return evaluate_masks(pred, truth, report, **kwargs, say=click.echo)
+
+def _cases_there(report):
+    "Raise `BadInput` now, rather than after the measuring"
+    from liverseg.masks import read_cases
+    read_cases(report)
+
+def _tell_comparison(report, against):
+    "Say how the Dice differs from another report's"
+    from liverseg.masks import add_comparison
+    d = add_comparison(report, against)['measures']['dice']
+    if d['difference'] is None: return click.echo(f'against {against}: no case has a Dice in both')
+    of = '' if d['low'] is None else f", 95 % interval {d['low']:+.4f} to {d['high']:+.4f}, Wilcoxon p {d['wilcoxon_p']:.3g}"
+    click.echo(f"against {against}: Dice {d['difference']:+.4f} on {d['cases']} case(s){of}")
+
+# %% ../nbs/09_cli.ipynb #db79412c
 def _tell_dice(s, report):
     "Say what was measured, each figure under its name"
     figure = lambda name: 'undefined' if s[name] is None else f'{s[name]:.4f}'
-    click.echo(f"{s['cases']} case(s), tta {s['tta']}: mean case Dice {figure('mean_case_dice')} (worst {figure('worst_case_dice')}, {s['worst_case']}), "
+    views = f", tta {s['tta']}" if 'tta' in s else ''
+    click.echo(f"{s['cases']} case(s){views}: mean case Dice {figure('mean_case_dice')} (worst {figure('worst_case_dice')}, {s['worst_case']}), "
                f"mean slice Dice {figure('mean_slice_dice')}, pooled Dice {figure('pooled_dice')}")
+    far = {k: s['measures'][k] for k in ('hd95_mm', 'assd_mm', 'nsd')}
+    if far['nsd']['finite']: click.echo(f"surface Dice at {s['tolerance_mm']:g} mm {far['nsd']['mean']:.4f}" + ''.join(
+        f", {name} {far[k]['mean']:.2f} mm" + f" ({far[k]['infinite']} infinite)"*bool(far[k]['infinite']) for k, name in (('assd_mm', 'ASSD'), ('hd95_mm', 'HD95')) if far[k]['finite']))
     click.echo(f'report in {report}')
 
 # %% ../nbs/09_cli.ipynb #4242cd23
