@@ -53,8 +53,8 @@ _LABELS = _Numbers('n,…', '1,2', lambda *v: all(n.is_integer() for n in v))
 
 # %% ../nbs/09_cli.ipynb #fd199563
 _DEVICE = click.option('--device', default='auto', metavar='NAME', help='Where the network runs: cpu, cuda, mps, or auto for the fastest that is there.')
-_TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedral']), default='none',
-                    help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips) or 8 (and quarter turns).')
+_TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedral', 'shifts', 'scales', 'light']), default='none',
+                    help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips), 8 (and quarter turns), 5 (shifts), 3 (scales), 5 (brightness, contrast).')
 _BS = click.option('--batch-size', type=click.IntRange(1), default=8, help='Slices that go through the network at once.')
 
 # %% ../nbs/09_cli.ipynb #da14ac00
