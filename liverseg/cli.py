@@ -231,7 +231,7 @@ def train(data, model, **options):
 @_BS
 @_DEVICE
 def evaluate(places, pred, truth, liver, against, tolerance, split, tta, batch_size, device):
-    """Measure MODEL on DATA, or the masks --pred against --truth, and write the folder REPORT: cases.csv, slices.csv, summary.json, cases.png.
+    """Measure MODEL on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html, cases.csv, slices.csv, summary.json, cases.png.
 
     Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out."""
     if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')

@@ -7,7 +7,7 @@ __all__ = ['RULES', 'DISTANCES', 'MEASURES', 'REPORT_FILES', 'dice_from_counts',
            'summarise', 'segmented', 'evaluate_slices', 'show_cases', 'evaluate', 'write_report']
 
 # %% ../nbs/07_evaluate.ipynb #603a8aa2
-import json
+import json, shlex, sys
 from itertools import groupby
 from pathlib import Path
 
@@ -228,7 +228,9 @@ def _measurable(data, split, meta, say):
     return table
 
 # %% ../nbs/07_evaluate.ipynb #a4099945
-REPORT_FILES = ('cases.csv', 'slices.csv', 'summary.json', 'cases.png', 'against.csv', 'against.json') # the last two from a comparison
+REPORT_FILES = ('report.html', 'cases.csv', 'slices.csv', 'summary.json', 'cases.png', 'against.csv', 'against.json') # the last two from a comparison
+
+def _typed(): return shlex.join(['liverseg', *sys.argv[1:]]) if Path(sys.argv[0]).stem == 'liverseg' else '' # on the command line
 
 def write_report(
     report, # folder to make
@@ -238,9 +240,11 @@ def write_report(
     fig=None, # of `show_cases`
 ):
     "Write a report's files beside its place, then put them there; in the tables infinite is `inf` and undefined empty"
+    from liverseg.report import report_page
     with whole_folder(report, REPORT_FILES, 'summary.json') as part:
         cases.to_csv(part/'cases.csv', index=False, float_format='%.6f', lineterminator='\n')
         slices.to_csv(part/'slices.csv', index=False, float_format='%.6f', lineterminator='\n')
         (part/'summary.json').write_text(json.dumps(dict(summary, rows=json.loads(cases.to_json(orient='records'))), indent=1) + '\n')
-        if fig: fig.savefig(part/'cases.png', dpi=80, metadata={'Software': None})
-    plt.close(fig) if fig else None
+        if fig: fig.savefig(part/'cases.png', dpi=80, metadata={'Software': None}); plt.close(fig)
+        picture = (part/'cases.png').read_bytes() if fig else None
+        (part/'report.html').write_text(report_page(cases, slices, summary, picture, _typed()), encoding='utf-8')

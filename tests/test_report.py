@@ -1,0 +1,66 @@
+"The report's page in a real browser: nothing is fetched, nothing fails, the table sorts, a narrow screen is wide enough."
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import run
+
+webdriver = pytest.importorskip('selenium.webdriver')
+BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
+pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason='needs chromium and chromedriver')
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+    "The page of five cases, one of them lost and one named as no case should be"
+    root = tmp_path_factory.mktemp('report')
+    for k, name in enumerate(('a', 'b', 'c', 'lost', '<img src=x onerror=alert(1)>')):
+        true = np.zeros((30, 30, 12), np.uint8)
+        true[5:25, 5:20, 2:10] = 1
+        for folder, mask in dict(truth=true, pred=np.roll(true, k, 0)*(name != 'lost')).items():
+            (root / folder).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(mask, np.diag([.8, .8, 5, 1])), root / folder / f'{name}.nii.gz')
+    run('evaluate', '--pred', root / 'pred', '--truth', root / 'truth', root / 'out', ok=0)
+    return root / 'out/report.html'
+
+
+@pytest.fixture(scope='module', params=[1300, 390])
+def browser(request):
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-dev-shm-usage'): options.add_argument(flag)
+    options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=request.param, height=900, deviceScaleFactor=1, mobile=False))
+    yield driver
+    driver.quit()
+
+
+def column(browser, k): return [r.find_elements('css selector', 'td')[k].text for r in browser.find_elements('css selector', 'table.sorts tbody tr')]
+
+
+def test_the_page_stands_alone(browser, page):
+    browser.get(page.as_uri())
+    assert browser.get_log('browser') == []
+    asked = [e['message'] for e in browser.get_log('performance') if 'Network.requestWillBeSent"' in e['message']]
+    assert all('"url":"file://' in m or '"url":"data:' in m for m in asked), asked
+    assert len(browser.find_elements('css selector', 'svg')) == 4
+    assert browser.execute_script('return document.documentElement.scrollWidth <= document.documentElement.clientWidth')
+    text = browser.find_element('css selector', 'body').text
+    for word in ('mean case Dice', '95 % interval', 'HD95', '1 infinite', 'Rules for empty masks', 'liverseg evaluate --pred', 'numpy'): assert word in text, word
+    assert '<img src=x onerror=alert(1)>' in text # a name is text
+
+
+def test_a_click_sorts(browser, page):
+    browser.get(page.as_uri())
+    heads = browser.find_elements('css selector', 'table.sorts th')
+    names = [h.text.split()[0] for h in heads]
+    for name in ('dice', 'hd95_mm'):
+        k = names.index(name)
+        click = lambda: browser.execute_script('arguments[0].click()', heads[k].find_element('css selector', 'button'))
+        value = lambda t: float('inf') if t == '∞' else float(t)
+        click(); up = list(map(value, column(browser, k)))
+        click(); down = list(map(value, column(browser, k)))
+        assert up == sorted(up) and down == up[::-1] and len(set(up)) > 2
+    assert heads[names.index('hd95_mm')].get_attribute('aria-sort') == 'descending'
