@@ -28,7 +28,7 @@ PAIR = dict(BASE, epochs=20)
 PAIRS = {f'pair_{name}_{train}': dict(train=train, windows=windows) for name, windows in (('one', [(-150, 250)]), ('three', THREE)) for train in (1, 17)}
 PAIRS['pair_slices'] = dict(train='both', windows=[(-150, 250)])
 # everything that helps
-BEST = dict(size=320, epochs=48, batch_size=8, arch='lite', decoder='light', loss='dice_ce', augment='spots', flip=False, lr=1e-3)
+BEST = dict(size=320, epochs=40, batch_size=8, arch='lite', decoder='light', loss='dice_ce', augment='spots', flip=False, lr=1e-3)
 
 
 def plan(only):

@@ -282,17 +282,32 @@ def _tell_dice(s, report):
 @click.argument('scan')
 @click.argument('out')
 @click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not tell.')
+@click.option('--post', type=click.Choice(['specks', 'largest', 'fill']), multiple=True, help='Clean up: drop pieces below 5 mL, keep the largest alone, fill holes. May be given more than once.')
+@click.option('--maps', is_flag=True, help='Also write the probability, and with --tta its spread over the views.')
+@click.option('--overwrite', is_flag=True, help='With a folder: also segment what was segmented before.')
 @_TTA
 @_BS
 @_DEVICE
-def predict(model, scan, out, spacing, tta, batch_size, device):
-    """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's own grid.
+def predict(model, scan, out, spacing, post, maps, overwrite, tta, batch_size, device):
+    """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's own grid, and beside it what
+    was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, OUT is a folder: a mask a scan, and results.csv.
 
     MODEL is a folder that train wrote; no trained weights ship with liverseg."""
-    from liverseg.predict import predict
-    from liverseg.datasets import spacing_known
-    found = predict(model, scan, out, tta, batch_size, device, spacing, say=lambda s: click.echo(s, err=True))
-    click.echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}' if spacing_known(found.scan) else f'liver volume unknown, since the voxel size is; mask in {out}')
+    from liverseg.predict import predict, predict_folder, scans_in
+    how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=post, maps=maps, say=lambda s: click.echo(s, err=True))
+    if scans_in(scan): return _tell_table(predict_folder(model, scan, out, overwrite, **how), out)
+    told = predict(model, scan, out, **how).result()
+    click.echo(f"liver volume {told['volume_ml']:.1f} mL, mask in {out}" if told['volume_ml'] is not None else f'liver volume unknown, since the voxel size is; mask in {out}')
+
+# %% ../nbs/09_cli.ipynb #d49b442e
+def _tell_table(table, out):
+    "Say what a folder of scans gave; exit status 1 if one failed"
+    for row in table.itertuples():
+        volume = 'failed' if isinstance(row.error, str) else 'volume unknown' if row.volume_ml != row.volume_ml else f'{row.volume_ml:.1f} mL'
+        click.echo(f'{row.scan}: {volume}' + f', cut off at {row.touches}'*bool(row.touches))
+    bad = int(table['error'].notna().sum())
+    click.echo(f'{len(table)} scan(s), {bad} failed; masks and results.csv in {out}')
+    if bad: raise SystemExit(1)
 
 # %% ../nbs/09_cli.ipynb #0bf77add
 DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)
@@ -304,7 +319,7 @@ DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)
 def demo(dir, seed, device):
     """Run the whole pipeline on synthetic CT in the folder DIR, in a few minutes, and print where everything is.
 
-    DIR gets data/, png/, model/, report/, report_tta/, scan.nii.gz and scan_mask.nii.gz. Nothing is downloaded."""
+    DIR gets data/, png/, model/, report/, report_tta/, scan.nii.gz and scan_mask.nii.gz with its .json and .png. Nothing is downloaded."""
     root, steps = Path(dir), _Steps(5)
     _demo_data(root, seed, steps)
     _demo_model(root, seed, device, steps)
@@ -313,7 +328,7 @@ def demo(dir, seed, device):
     for name in DEMO_PATHS: click.echo(f'  {root/name}')
 
 # %% ../nbs/09_cli.ipynb #f3be9673
-DEMO_PATHS = ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz')
+DEMO_PATHS = ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz', 'scan_mask.json', 'scan_mask.png')
 DEMO_MARK = '.liverseg-demo' # tells that the folder may be made again
 
 class _Steps:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LR', 'UD', 'VIEWS', 'MIRRORED', 'Flip', 'Rotate', 'Shift', 'Scale', 'Light', 'Compose', 'tta_probs', 'tta_spread',
-           'Together', 'prepare', 'slice_probs', 'tta_remark']
+           'Together', 'prepare', 'slice_probs', 'slice_maps', 'tta_remark']
 
 # %% ../nbs/06_tta.ipynb #c22634ee
 from dataclasses import dataclass
@@ -149,6 +149,20 @@ def slice_probs(
         probs = tta_probs(net, prepare(batch, meta).to(device), VIEWS[tta])
         for s, p in zip(batch, probs):
             yield F.interpolate(p[None, None], s.shape[:2], mode='bilinear', align_corners=False)[0, 0].cpu().numpy()
+
+# %% ../nbs/06_tta.ipynb #ee4d0ef6
+def slice_maps(
+    net, meta, # the model
+    slices, # any iterable of arrays, read as they are needed
+    tta: str, # a name in `VIEWS`
+    bs: int = 8, # slices at once
+): # yields (probability of liver, its spread over the views), (h, w) float32 arrays on the slice's own grid
+    "Like `slice_probs`, with the spread"
+    device, slices = next(net.parameters()).device, iter(slices)
+    while batch := [s for _, s in zip(range(bs), slices)]:
+        both = torch.stack(tta_spread(net, prepare(batch, meta).to(device), VIEWS[tta]), 1)
+        for s, maps in zip(batch, both):
+            yield tuple(F.interpolate(maps[None], s.shape[:2], mode='bilinear', align_corners=False)[0].cpu().numpy())
 
 # %% ../nbs/06_tta.ipynb #54ec69b5
 def tta_remark(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AIR', 'PADDING', 'WINDOW', 'ORDERS', 'BadInput', 'open_nifti', 'in_memory_order', 'fill_outside', 'fill_padding',
            'Note', 'Volume', 'as_volume', 'spacing_unset', 'read_volume', 'is_dicom', 'window', 'to_slices',
-           'from_slices', 'stored_as', 'check_same_grid', 'atomic_write', 'write_mask', 'volume_ml']
+           'from_slices', 'stored_as', 'check_same_grid', 'atomic_write', 'write_mask', 'write_map', 'volume_ml']
 
 # %% ../nbs/01_volume.ipynb #924b1224
 import gzip, io, itertools, logging, math, os, zlib
@@ -304,32 +304,45 @@ def atomic_write(
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/01_volume.ipynb #ede5f9c0
-def _mask_header(header):
-    "A copy of `header` for a uint8 mask in one file: the geometry untouched, scaling, display range and extensions dropped"
+def _plain_header(header, dtype, what):
+    "A copy of `header` for a mask or a map in one file: the geometry untouched, scaling, display range and extensions dropped"
     kind = nib.Nifti2Header if isinstance(header, nib.Nifti2Header) else nib.Nifti1Header
     hdr = kind(header.binaryblock, header.endianness, check=False)
     hdr['magic'], hdr['vox_offset'] = kind.single_magic, kind.single_vox_offset
     hdr['cal_min'] = hdr['cal_max'] = 0
-    hdr['descrip'] = b'liverseg mask'
-    hdr.set_data_dtype(np.uint8)
+    hdr['descrip'] = f'liverseg {what}'.encode()
+    hdr.set_data_dtype(dtype)
     hdr.set_slope_inter(1, 0)
     return hdr
 
 # %% ../nbs/01_volume.ipynb #af129158
+def _write_on_grid(values, vol, path, dtype, what):
+    "Write values as NIfTI on the grid of `vol`'s file, with that file's geometry"
+    if not str(path).endswith(('.nii', '.nii.gz')): raise BadInput(f'{path}: a {what} is written as NIfTI; let its name end in .nii.gz')
+    if values.shape != vol.data.shape: raise ValueError(f'{what} {values.shape} is not on the grid {vol.data.shape} of {vol.path}')
+    back = nib.orientations.ornt_transform(np.c_[np.arange(3), np.ones(3)], vol.ornt)
+    stored = nib.apply_orientation(values.astype(dtype), back).reshape(vol.header.get_data_shape())
+    hdr = _plain_header(vol.header, dtype, what)
+    kind = nib.Nifti2Image if isinstance(hdr, nib.Nifti2Header) else nib.Nifti1Image
+    raw = kind(stored, None, hdr).to_bytes()
+    atomic_write(path, gzip.compress(raw, 6, mtime=0) if str(path).endswith('.gz') else raw)
+
 def write_mask(
     mask: np.ndarray, # RAS mask (x, y, z), integers 0…255
     vol: Volume, # the scan whose grid it goes to
     path, # `.nii` or `.nii.gz`
 ):
     "Write `mask` as uint8 NIfTI on the grid of `vol`'s file, with that file's geometry"
-    if not str(path).endswith(('.nii', '.nii.gz')): raise BadInput(f'{path}: a mask is written as NIfTI; let its name end in .nii.gz')
-    if mask.shape != vol.data.shape: raise ValueError(f'mask {mask.shape} is not on the grid {vol.data.shape} of {vol.path}')
-    back = nib.orientations.ornt_transform(np.c_[np.arange(3), np.ones(3)], vol.ornt)
-    stored = nib.apply_orientation(mask.astype(np.uint8), back).reshape(vol.header.get_data_shape())
-    hdr = _mask_header(vol.header)
-    kind = nib.Nifti2Image if isinstance(hdr, nib.Nifti2Header) else nib.Nifti1Image
-    raw = kind(stored, None, hdr).to_bytes()
-    atomic_write(path, gzip.compress(raw, 6, mtime=0) if str(path).endswith('.gz') else raw)
+    _write_on_grid(mask, vol, path, np.uint8, 'mask')
+
+# %% ../nbs/01_volume.ipynb #770bc763
+def write_map(
+    values: np.ndarray, # RAS (x, y, z), such as a probability, 0…1
+    vol: Volume, # the scan whose grid it goes to
+    path, # `.nii` or `.nii.gz`
+):
+    "Write numbers as float32 NIfTI on the grid of `vol`'s file, with that file's geometry"
+    _write_on_grid(np.round(values, 3), vol, path, np.float32, 'map')
 
 # %% ../nbs/01_volume.ipynb #265d73ac
 def volume_ml(

@@ -34,7 +34,7 @@ def test_the_demo_runs_there(clean, tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
     done = subprocess.run([str(clean / 'env/bin/liverseg'), 'demo', str(tmp_path / 'demo')], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz'):
+    for name in ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz', 'scan_mask.json', 'scan_mask.png'):
         assert (tmp_path / 'demo' / name).exists()
     cases = pd.read_csv(tmp_path / 'demo/report/cases.csv')
     assert len(cases) >= 6 and cases['volume_ml_true'].max() >= 1.3 * cases['volume_ml_true'].min()

@@ -1,0 +1,81 @@
+"Segmenting scans on the command line: one, a folder of them, bad ones among them, and what is told of each."
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import run
+from test_bad_input import image
+
+
+@pytest.fixture(scope='module')
+def scans(cohort, tmp_path_factory):
+    "Two scans of the cohort, one cut off, one that is a single slice, one without a body, and one that is none"
+    folder = tmp_path_factory.mktemp('scans')
+    whole = nib.load(image(cohort, 'test'))
+    mid = whole.shape[2]//2
+    nib.save(whole, folder / 'whole.nii.gz')
+    nib.save(whole.slicer[:, :, mid:], folder / 'cut.nii')
+    nib.save(whole.slicer[:, :, mid:mid + 1], folder / 'single.nii.gz')
+    nib.save(nib.Nifti1Image(np.full(whole.shape, -1000, np.int16), whole.affine), folder / 'air.nii.gz')
+    (folder / 'broken.nii.gz').write_bytes(b'\x1f\x8b no scan')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def night(scans, model, tmp_path_factory):
+    out = tmp_path_factory.mktemp('night') / 'masks'
+    return out, run('predict', model, scans, out, '--post', 'largest', '--post', 'fill', '--device', 'cpu', ok=1)
+
+
+def test_a_folder_of_scans(scans, night):
+    out, done = night
+    assert {p.name for p in out.iterdir()} == {'results.csv', *(f'{n}{e}' for n in ('whole', 'cut', 'single', 'air') for e in ('.nii.gz', '.json', '.png'))}
+    assert '5 scan(s), 1 failed' in done.stdout and 'broken.nii.gz: failed' in done.stdout and 'error: ' in done.stderr and 'broken.nii.gz' in done.stderr
+    rows = {r['scan']: r for r in csv.DictReader((out / 'results.csv').open())}
+    assert rows['air.nii.gz']['liver_found'] == 'False' and rows['broken.nii.gz']['error'] and 'feet' in rows['cut.nii']['touches'].split()
+    for name in ('whole.nii.gz', 'single.nii.gz'):
+        mask, scan = nib.load(out / name), nib.load(scans / name)
+        assert mask.shape == scan.shape and np.allclose(mask.affine, scan.affine) and mask.get_data_dtype() == np.uint8
+
+
+def test_the_result_tells_what_was_found(night):
+    out, _ = night
+    told = json.loads((out / 'whole.json').read_text(), parse_constant=pytest.fail)
+    mask = nib.load(out / 'whole.nii.gz')
+    assert told['voxels'] == np.count_nonzero(mask.dataobj) and told['volume_ml'] == pytest.approx(told['voxels']*abs(np.linalg.det(mask.affine[:3, :3]))/1000, abs=.01)
+    assert told['post'] == ['largest', 'fill'] and told['pieces_before_post'] >= 1 and 0 < told['hu_mean'] < 200 and len(told['model']) == 16
+    none = json.loads((out / 'air.json').read_text(), parse_constant=pytest.fail)
+    assert none['liver_found'] is False and none['hu_mean'] is None and 'no liver was found' in none['warnings']
+    assert any('HU' in w or 'same everywhere' in w for w in none['warnings'])
+
+
+def test_a_second_run_does_only_what_is_left(scans, night, model):
+    out, _ = night
+    how = ['--post', 'fill', '--post', 'largest', '--device', 'cpu']
+    times = lambda: {p.name: p.stat().st_mtime_ns for p in out.glob('*.nii.gz')}
+    before = times()
+    (out / 'cut.json').unlink() # as after a kill: the mask is there, the mark is not
+    (out / 'cut.png').unlink()
+    run('predict', model, scans, out, *how, ok=1)
+    after = times()
+    assert {n for n in after if after[n] != before[n]} == {'cut.nii.gz'}
+    run('predict', model, scans, out, *how, '--overwrite', ok=1)
+    assert all(times()[n] != after[n] for n in after)
+
+
+def test_maps_lie_on_the_scan(cohort, model, tmp_path):
+    scan = image(cohort, 'test')
+    run('predict', model, scan, tmp_path / 'm.nii.gz', '--maps', '--tta', 'shifts', '--device', 'cpu', ok=0)
+    mask, prob, spread = (nib.load(tmp_path / f'm{e}.nii.gz') for e in ('', '_prob', '_spread'))
+    assert prob.shape == spread.shape == nib.load(scan).shape and np.allclose(prob.affine, nib.load(scan).affine)
+    p, s = prob.get_fdata(), spread.get_fdata()
+    sure = abs(p - .5) > .001 # the map has three digits
+    assert ((p > .5) == (mask.get_fdata() > 0))[sure].all() and 0 <= p.min() and p.max() <= 1 and 0 < s.max() <= .5
+
+
+def test_nothing_of_the_users_is_overwritten(cohort, model, tmp_path):
+    (tmp_path / 'm.json').write_text('{"mine": 1}')
+    done = run('predict', model, image(cohort, 'test'), tmp_path / 'm.nii.gz', '--device', 'cpu', ok=1)
+    assert 'was not written by liverseg predict' in done.stderr and [p.name for p in tmp_path.iterdir()] == ['m.json']
