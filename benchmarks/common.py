@@ -73,7 +73,7 @@ def rows(net, meta, data, table, tta='none', grid=None):
 def figures(slices, by_slice=False):
     "What is kept of such rows"
     cases = case_table(slices)
-    kept = {k: v for k, v in summarise(slices, cases).items() if k not in ('rules', 'worst_case')}
+    kept = {k: v for k, v in summarise(slices, cases).items() if k not in ('rules', 'worst_case', 'measures')}
     counts = slices if by_slice else slices.groupby('subject', as_index=False)[['both_px', 'pred_px', 'true_px']].sum()
     per_slice = slices.groupby('subject')['dice'].mean() if not by_slice else slices['dice']
     columns = counts.assign(dice=per_slice.round(5).to_numpy())[['subject', *(['z'] if by_slice else []), 'both_px', 'pred_px', 'true_px', 'dice']]
