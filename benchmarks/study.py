@@ -21,8 +21,7 @@ CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), wce=dict(loss='wce'), shar
                both=dict(loss='dice_ce', augment='wide'), spots=dict(loss='dice_ce', augment='spots'))
 # the same, one seed each
 SINGLES = dict(size192=dict(size=192), size256=dict(size=256), fp32=dict(precision='fp32'), lite_reference=dict(decoder='reference'), lite_scratch=dict(pretrained=False),
-               resnet34=dict(arch='resnet34', pretrained=False), resnet34_fastai=dict(arch='resnet34', pretrained=False, decoder='fastai'),
-               resnet34_reference=dict(arch='resnet34', pretrained=False, decoder='reference'))
+               resnet34=dict(arch='resnet34', pretrained=False))
 # patients 1 and 17 alone, whose slices are neighbours
 PAIR = dict(BASE, epochs=20)
 PAIRS = {f'pair_{name}_{train}': dict(train=train, windows=windows) for name, windows in (('one', [(-150, 250)]), ('three', THREE)) for train in (1, 17)}
