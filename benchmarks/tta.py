@@ -36,13 +36,13 @@ def main():
     from liverseg.train import load_model
     from liverseg.tta import VIEWS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model', type=Path, default=WORK / 'models/best')
+    parser.add_argument('--model', type=Path, help='the best model, if not given')
     parser.add_argument('--views', nargs='+', default=list(VIEWS), choices=list(VIEWS), help='sets of views; none is always measured')
     parser.add_argument('--real', type=Path, default=REAL)
     parser.add_argument('--work', type=Path, default=WORK)
     parser.add_argument('--json', type=Path, default=HERE / 'study/tta.json')
     args = parser.parse_args()
-    data, (net, meta) = joint(args.real, args.work), load_model(args.model)
+    data, (net, meta) = joint(args.real, args.work), load_model(args.model or args.work / 'models/best')
     table, found = training_table(data), {}
     sets = dict(valid=table[table['is_valid']].reset_index(drop=True), test=read_manifest(data, ['test']))
     for name in dict.fromkeys(['none', *args.views]):
