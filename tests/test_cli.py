@@ -80,7 +80,7 @@ def test_train_evaluate_predict(png, model, cohort, tmp_path):
     assert (tmp_path / 'report/cases.csv').read_text().startswith('subject,dice')
     summary = json.loads((tmp_path / 'report/summary.json').read_text())
     assert summary['cases'] == 1 and summary['rules']['one_empty'].startswith('0')
-    assert {'cases.csv', 'slices.csv', 'summary.json', 'cases.png'} == {p.name for p in (tmp_path / 'report').iterdir()}
+    assert {'report.html', 'cases.csv', 'slices.csv', 'summary.json', 'cases.png'} == {p.name for p in (tmp_path / 'report').iterdir()}
     scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
     done = run('predict', model, scan, tmp_path / 'mask.nii.gz', '--device', 'cpu', ok=0)
     mask = nib.load(tmp_path / 'mask.nii.gz')
