@@ -90,17 +90,27 @@ def _slices(self: Segmenter, vol, tta, bs, maps):
 # %% ../nbs/08_predict.ipynb #82d9aa89
 FACES = ('left', 'right', 'back', 'front', 'feet', 'head') # of a RAS volume, both ends of each axis
 
+def _mean_sd(data, mask):
+    "Mean and standard deviation inside a mask, slice by slice, so that no copy of the volume is made; NaN if it is empty"
+    sums = np.zeros(3)
+    for z in range(mask.shape[2]):
+        inside = data[:, :, z][mask[:, :, z] > 0].astype(float)
+        sums += len(inside), inside.sum(), (inside**2).sum()
+    if not sums[0]: return np.nan, np.nan
+    mean = sums[1]/sums[0]
+    return mean, np.sqrt(max(sums[2]/sums[0] - mean**2, 0))
+
 @patch
 def result(self: Segmentation) -> dict: # JSON values
     "What was found, and what to think of it"
     mask, there = self.mask > 0, bool(self.mask.any())
     ends = [mask.take(end, axis).any() for axis in range(3) for end in (0, -1)]
-    hu = self.scan.data[mask].astype(np.float32) if there else np.full(1, np.nan)
+    hu_mean, hu_sd = _mean_sd(self.scan.data, mask)
     notes = [str(n) for n in (*self.scan.notes, *not_hu(self.scan.data, histogram(self.scan.data)))] + ['no liver was found']*(not there)
     num = lambda v, digits: None if np.isnan(v) else round(float(v), digits)
     known = spacing_known(self.scan)
     return dict(scan=self.scan.path.name, liver_found=there, volume_ml=num(self.volume_ml, 2) if known else None, voxels=int(mask.sum()), touches=[f for f, e in zip(FACES, ends) if e],
-                hu_mean=num(hu.mean(), 1), hu_sd=num(hu.std(), 1), shape=list(mask.shape), spacing_mm=[round(s, 4) for s in self.scan.spacing] if known else None, **self.how, warnings=notes)
+                hu_mean=num(hu_mean, 1), hu_sd=num(hu_sd, 1), shape=list(mask.shape), spacing_mm=[round(s, 4) for s in self.scan.spacing] if known else None, **self.how, warnings=notes)
 
 # %% ../nbs/08_predict.ipynb #213bd229
 @patch
