@@ -18,14 +18,16 @@ def pieces(
     along = [np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)]
     box = tuple(slice(a[0], a[-1] + 1) if len(a) else slice(0, 0) for a in along)
     numbers, n = ndimage.label(mask[box], np.ones((3,)*mask.ndim))
-    return box, numbers, np.bincount(numbers.ravel(), minlength=n + 1)[1:]
+    sizes = sum((np.bincount(part.ravel(), minlength=n + 1) for part in numbers), np.zeros(n + 1, int)) # in parts, as counting needs 64-bit copies
+    return box, numbers, sizes[1:]
 
 # %% ../nbs/07d_post.ipynb #ed0dae5d
 def _kept(mask, wanted):
     "The pieces whose sizes `wanted` likes"
     box, numbers, sizes = pieces(mask)
     out = np.zeros(mask.shape, np.uint8)
-    out[box] = np.append(False, wanted(sizes))[numbers]
+    keep = np.append(False, wanted(sizes))
+    for part, of in zip(out[box], numbers): part[...] = keep[of]
     return out
 
 def largest(
