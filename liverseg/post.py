@@ -9,14 +9,14 @@ __all__ = ['SPECK', 'STEPS', 'pieces', 'largest', 'without_specks', 'filled', 'c
 import numpy as np
 from scipy import ndimage
 
+from .metrics import bounds
+
 # %% ../nbs/07d_post.ipynb #953adfa6
 def pieces(
     mask: np.ndarray, # (x, y, z), > 0 inside
 ) -> tuple: # (the box that holds the mask, numbers of the pieces in it, voxels of each)
     "The connected pieces of a mask"
-    mask = np.asarray(mask) > 0
-    along = [np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))) for axis in range(mask.ndim)]
-    box = tuple(slice(a[0], a[-1] + 1) if len(a) else slice(0, 0) for a in along)
+    mask, box = np.asarray(mask) > 0, bounds(mask)
     numbers, n = ndimage.label(mask[box], np.ones((3,)*mask.ndim))
     sizes = sum((np.bincount(part.ravel(), minlength=n + 1) for part in numbers), np.zeros(n + 1, int)) # in parts, as counting needs 64-bit copies
     return box, numbers, sizes[1:]
