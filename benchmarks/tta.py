@@ -1,7 +1,7 @@
 """What each set of views brings in Dice and costs in time, on real slices: the best model's validation patients and patient 17.
 
     python benchmarks/study.py best                     # makes the model (an hour)
-    python benchmarks/tta.py                            # every set of views (ten minutes)
+    python benchmarks/tta.py                            # every set of views (five minutes)
     python benchmarks/tta.py --model real/msd_model --views none shifts
 
 The gain over one view is taken patient by patient; its interval is a bootstrap over the patients. Seconds a slice are those of whole passes.
@@ -15,23 +15,8 @@ import numpy as np
 from common import HERE, REAL, WORK, joint, machine, rows, write
 
 
-def by_patient(slices):
-    "Dice of each patient, in their order"
-    sums = slices.groupby('subject')[['both_px', 'pred_px', 'true_px']].sum()
-    return (2*sums['both_px']/(sums['pred_px'] + sums['true_px'])).to_numpy()
-
-
-def pooled(slices): return 2*slices['both_px'].sum()/(slices['pred_px'].sum() + slices['true_px'].sum())
-
-
-def interval(gain, draws=4000):
-    "95 % interval of the mean gain over patients"
-    if len(gain) < 2: return [None, None]
-    means = np.random.default_rng(0).choice(gain, (draws, len(gain))).mean(1)
-    return [float(v) for v in np.quantile(means, (.025, .975))]
-
-
 def main():
+    from liverseg.evaluate import case_table, spread, summarise
     from liverseg.data import read_manifest, training_table
     from liverseg.train import load_model
     from liverseg.tta import VIEWS
@@ -51,9 +36,11 @@ def main():
             start = time.perf_counter()
             slices = rows(net, meta, data, wanted, name)
             seconds = (time.perf_counter() - start)/len(slices)
-            found[name][kind] = dict(pooled=pooled(slices), patients=by_patient(slices).tolist(), mean_slice=float(slices['dice'].mean()), seconds_a_slice=seconds)
-            gain = np.subtract(found[name][kind]['patients'], found['none'][kind]['patients'])
-            found[name][kind] |= dict(gain=float(gain.mean()), interval=interval(gain))
+            cases = case_table(slices)
+            told = summarise(slices, cases)
+            found[name][kind] = dict(pooled=told['pooled_dice'], patients=cases['dice'].tolist(), mean_slice=told['mean_slice_dice'], seconds_a_slice=seconds)
+            gain = spread(np.subtract(found[name][kind]['patients'], found['none'][kind]['patients']), 4000)
+            found[name][kind] |= dict(gain=gain['mean'], interval=[gain['low'], gain['high']])
         v, t = found[name]['valid'], found[name]['test']
         span = '' if v['interval'][0] is None else f" [{v['interval'][0]:+.4f}, {v['interval'][1]:+.4f}]"
         print(f"{name:9} {len(VIEWS[name])} views, {v['seconds_a_slice']:.3f} s a slice; 15 patients: mean case gain {v['gain']:+.4f}{span}, pooled {v['pooled']:.4f}; "

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from .datasets import liver_mask, spacing_known
-from .evaluate import MEASURES, REPORT_FILES, case_table, slice_row, summarise, write_report
+from .evaluate import MEASURES, REPORT_FILES, case_table, slice_row, spread, summarise, write_report
 from .metrics import TOLERANCE, distances
 from .volume import BadInput, atomic_write, check_same_grid, read_volume, to_slices
 from .work import check_target, each
@@ -79,16 +79,12 @@ def evaluate_masks(
     return summary
 
 # %% ../nbs/07b_masks.ipynb #9bcb5174
-def _difference(a, b, draws=2000):
+def _difference(a, b):
     "Paired difference b − a of the cases where both are finite"
-    both = np.isfinite(a) & np.isfinite(b)
-    d = (b - a)[both]
-    found = dict(difference=None, low=None, high=None, wilcoxon_p=None, cases=len(d), left_out=int((~both).sum()))
-    if len(d): found['difference'] = round(float(d.mean()), 6)
-    if len(d) > 1:
-        low, high = np.quantile(np.random.default_rng(0).choice(d, (draws, len(d))).mean(1), (.025, .975))
-        found |= dict(low=round(float(low), 6), high=round(float(high), 6), wilcoxon_p=round(float(wilcoxon(d).pvalue), 6) if d.any() else 1.)
-    return found
+    with np.errstate(invalid='ignore'): d = b - a
+    found, d = spread(d), d[np.isfinite(d)]
+    p = None if len(d) < 2 else round(float(wilcoxon(d).pvalue), 6) if d.any() else 1.
+    return dict(difference=found['mean'], low=found['low'], high=found['high'], wilcoxon_p=p, cases=found['finite'], left_out=found['infinite'] + found['undefined'])
 
 def compare_reports(
     report, # folder of one report
