@@ -56,6 +56,7 @@ _DEVICE = click.option('--device', default='auto', metavar='NAME', help='Where t
 _TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedral', 'shifts', 'scales', 'light']), default='none',
                     help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips), 8 (and quarter turns), 5 (shifts), 3 (scales), 5 (brightness, contrast).')
 _BS = click.option('--batch-size', type=click.IntRange(1), default=8, help='Slices that go through the network at once.')
+_AT_ONCE = click.option('--batch-size', type=click.IntRange(1), default=None, show_default='as many as are fast', help='Slices that go through the network at once.')
 
 # %% ../nbs/09_cli.ipynb #da14ac00
 _FINDING = (
@@ -228,7 +229,7 @@ def train(data, model, **options):
 @click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2., help='How far off a border may be to count for the surface Dice, mm.')
 @click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test', help='Which rows of the manifest are measured.')
 @_TTA
-@_BS
+@_AT_ONCE
 @_DEVICE
 def evaluate(places, pred, truth, liver, against, tolerance, split, tta, batch_size, device):
     """Measure MODEL on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html, cases.csv, slices.csv, summary.json, cases.png.
@@ -284,17 +285,18 @@ def _tell_dice(s, report):
 @click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not tell.')
 @click.option('--post', type=click.Choice(['specks', 'largest', 'fill']), multiple=True, help='Clean up: drop pieces below 5 mL, keep the largest alone, fill holes. May be given more than once.')
 @click.option('--maps', is_flag=True, help='Also write the probability, and with --tta its spread over the views.')
+@click.option('--thorough', is_flag=True, help='Look at every slice, and at all of it; slower, and rarely better.')
 @click.option('--overwrite', is_flag=True, help='With a folder: also segment what was segmented before.')
 @_TTA
-@_BS
+@_AT_ONCE
 @_DEVICE
-def predict(model, scan, out, spacing, post, maps, overwrite, tta, batch_size, device):
+def predict(model, scan, out, spacing, post, maps, thorough, overwrite, tta, batch_size, device):
     """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's own grid, and beside it what
     was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, OUT is a folder: a mask a scan, and results.csv.
 
     MODEL is a folder that train wrote; no trained weights ship with liverseg."""
     from liverseg.predict import predict, predict_folder, scans_in
-    how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=post, maps=maps, say=lambda s: click.echo(s, err=True))
+    how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=post, maps=maps, thorough=thorough, say=lambda s: click.echo(s, err=True))
     if scans_in(scan): return _tell_table(predict_folder(model, scan, out, overwrite, **how), out)
     told = predict(model, scan, out, **how).result()
     click.echo(f"liver volume {told['volume_ml']:.1f} mL, mask in {out}" if told['volume_ml'] is not None else f'liver volume unknown, since the voxel size is; mask in {out}')

@@ -112,7 +112,7 @@ def segmented(
     data, # folder that `convert` wrote
     table: pd.DataFrame, # rows of its manifest, all with masks
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
-    bs: int = 8, # slices at once
+    bs: int = None, # slices at once; `liverseg.tta.at_once` if not given
 ): # yields (row of the table, prediction, truth), masks (h, w) on the slice's own grid
     "Segment slices, and read the masks to compare them with"
     from liverseg.data import read_mask, read_slice # here, so that torch is loaded only where a network is asked
@@ -134,7 +134,7 @@ def evaluate_slices(
     data, # folder that `convert` wrote
     table: pd.DataFrame, # rows of its manifest, all with masks
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
-    bs: int = 8, # slices at once
+    bs: int = None, # slices at once; `liverseg.tta.at_once` if not given
     tolerance: float = TOLERANCE, # mm, for NSD
 ) -> tuple: # (rows of `slice_row`, distances by subject)
     "Segment slices and compare them with their masks"
@@ -183,7 +183,7 @@ def evaluate(
     report, # folder to make
     split: str = 'test', # train, valid or test
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
-    bs: int = 8, # slices at once
+    bs: int = None, # slices at once; `liverseg.tta.at_once` if not given
     device: str = 'auto',
     tolerance: float = TOLERANCE, # mm, for NSD
     say=print, # takes what is worth telling

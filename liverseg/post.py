@@ -53,11 +53,10 @@ def filled(
     mask: np.ndarray, # (x, y, z), > 0 inside
 ) -> np.ndarray: # uint8, the same shape
     "The mask without holes"
-    mask = np.asarray(mask) > 0
-    out, (box, *_) = mask.astype(np.uint8), pieces(mask)
-    if not mask.any(): return out
-    inside = mask[box][..., 0] if mask.shape[-1] == 1 else mask[box]
-    out[box] = ndimage.binary_fill_holes(inside).reshape(mask[box].shape)
+    out = (np.asarray(mask) > 0).astype(np.uint8)
+    part = out[bounds(out)]
+    flat = part[..., 0] if out.shape[-1] == 1 and part.size else part # a single slice has holes in two dimensions
+    flat[...] = ndimage.binary_fill_holes(flat)
     return out
 
 # %% ../nbs/07d_post.ipynb #2c9b805e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LR', 'UD', 'VIEWS', 'MIRRORED', 'Flip', 'Rotate', 'Shift', 'Scale', 'Light', 'Compose', 'tta_probs', 'tta_spread',
-           'Together', 'prepare', 'slice_probs', 'slice_maps', 'tta_remark']
+           'Together', 'prepare', 'at_once', 'slice_maps', 'slice_probs', 'tta_remark']
 
 # %% ../nbs/06_tta.ipynb #c22634ee
 from dataclasses import dataclass
@@ -136,33 +136,40 @@ def prepare(
     return (x / 255 - mean) / std
 
 # %% ../nbs/06_tta.ipynb #2c632eb4
-def slice_probs(
-    net: torch.nn.Module, # as `load_model` returns it
-    meta: dict, # its description
-    slices, # any iterable of such arrays, read as they are needed
-    tta: str = 'none', # a name in `VIEWS`
-    bs: int = 8, # slices at once
-): # yields (h, w) float32 arrays, probability of liver on the slice's own grid
-    "Go through slices in batches, so that memory does not grow with their number"
-    device, slices = next(net.parameters()).device, iter(slices)
-    while batch := [s for _, s in zip(range(bs), slices)]:
-        probs = tta_probs(net, prepare(batch, meta).to(device), VIEWS[tta])
-        for s, p in zip(batch, probs):
-            yield F.interpolate(p[None, None], s.shape[:2], mode='bilinear', align_corners=False)[0, 0].cpu().numpy()
+def at_once(
+    size: int, # pixels of the square that the network sees
+    device, # where it runs
+) -> int: # slices
+    "A good number of slices for one pass: on a processor few, so that what lies between two layers stays in its cache"
+    return max(1, round(2*320**2/size**2)) if torch.device(device).type == 'cpu' else 16
 
 # %% ../nbs/06_tta.ipynb #ee4d0ef6
 def slice_maps(
     net, meta, # the model
-    slices, # any iterable of arrays, read as they are needed
-    tta: str, # a name in `VIEWS`
-    bs: int = 8, # slices at once
+    slices, # any iterable of arrays as `liverseg.data.read_slice` gives them, read as they are needed
+    tta: str = 'none', # a name in `VIEWS`
+    bs: int = None, # slices at once; `at_once` if not given
+    box: tuple = (slice(None), slice(None)), # rows and columns of the network's square, steps of 32
+    spread: bool = True, # also tell how far the views disagree
 ): # yields (probability of liver, its spread over the views), (h, w) float32 arrays on the slice's own grid
-    "Like `slice_probs`, with the spread"
-    device, slices = next(net.parameters()).device, iter(slices)
-    while batch := [s for _, s in zip(range(bs), slices)]:
-        both = torch.stack(tta_spread(net, prepare(batch, meta).to(device), VIEWS[tta]), 1)
-        for s, maps in zip(batch, both):
-            yield tuple(F.interpolate(maps[None], s.shape[:2], mode='bilinear', align_corners=False)[0].cpu().numpy())
+    "Go through slices in batches, so that memory does not grow with their number"
+    device, slices, size = next(net.parameters()).device, iter(slices), (meta['size'],)*2
+    ask = tta_spread if spread else lambda *args: (tta_probs(*args),)
+    while batch := [s for _, s in zip(range(bs or at_once(size[0], device)), slices)]:
+        found = torch.stack(ask(net, prepare(batch, meta)[(..., *box)].to(device), VIEWS[tta]), 1)
+        maps = found.new_zeros(*found.shape[:2], *size)
+        maps[(..., *box)] = found
+        for s, m in zip(batch, maps): yield tuple(F.interpolate(m[None], s.shape[:2], mode='bilinear', align_corners=False)[0].cpu().numpy())
+
+# %% ../nbs/06_tta.ipynb #dec03fd9
+def slice_probs(
+    net, meta, # the model
+    slices, # any iterable of such arrays
+    tta: str = 'none', # a name in `VIEWS`
+    bs: int = None, # slices at once; `at_once` if not given
+): # yields (h, w) float32 arrays, probability of liver on the slice's own grid
+    "The first of those maps alone"
+    return (prob for prob, in slice_maps(net, meta, slices, tta, bs, spread=False))
 
 # %% ../nbs/06_tta.ipynb #54ec69b5
 def tta_remark(
