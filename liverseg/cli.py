@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEMO', 'DEMO_PATHS', 'DEMO_MARK', 'main', 'download', 'check', 'convert', 'import_slices', 'train', 'evaluate',
-           'predict', 'demo']
+           'predict', 'export', 'demo']
 
 # %% ../nbs/09_cli.ipynb #428590a1
 import json, math, os, shutil
@@ -56,6 +56,7 @@ _DEVICE = click.option('--device', default='auto', metavar='NAME', help='Where t
 _TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedral', 'shifts', 'scales', 'light']), default='none',
                     help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips), 8 (and quarter turns), 5 (shifts), 3 (scales), 5 (brightness, contrast).')
 _BS = click.option('--batch-size', type=click.IntRange(1), default=8, help='Slices that go through the network at once.')
+_ALSO = click.option('--also', metavar='MODEL', multiple=True, help='A further model, whose probabilities are averaged with those of MODEL. May be given more than once.')
 _AT_ONCE = click.option('--batch-size', type=click.IntRange(1), default=None, show_default='as many as are fast', help='Slices that go through the network at once.')
 
 # %% ../nbs/09_cli.ipynb #da14ac00
@@ -228,10 +229,11 @@ def train(data, model, **options):
 @click.option('--against', metavar='OTHER_REPORT', help='Also compare with an earlier report on the same cases, case by case.')
 @click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2., help='How far off a border may be to count for the surface Dice, mm.')
 @click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test', help='Which rows of the manifest are measured.')
+@_ALSO
 @_TTA
 @_AT_ONCE
 @_DEVICE
-def evaluate(places, pred, truth, liver, against, tolerance, split, tta, batch_size, device):
+def evaluate(places, pred, truth, liver, against, tolerance, split, also, tta, batch_size, device):
     """Measure MODEL on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html, cases.csv, slices.csv, summary.json, cases.png.
 
     Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out."""
@@ -239,14 +241,14 @@ def evaluate(places, pred, truth, liver, against, tolerance, split, tta, batch_s
     if len(places) != (1 if pred else 3): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give MODEL, DATA and REPORT')
     if against: _cases_there(against)
     measure = _measure_masks if pred else _measure_model
-    summary = measure(*places, **dict(pred=pred, truth=truth, liver=liver) if pred else dict(split=split, tta=tta, bs=batch_size, device=device), tolerance=tolerance)
+    summary = measure(*places, **dict(pred=pred, truth=truth, liver=liver) if pred else dict(also=also, split=split, tta=tta, bs=batch_size, device=device), tolerance=tolerance)
     _tell_dice(summary, places[-1])
     if against: _tell_comparison(places[-1], against)
 
 # %% ../nbs/09_cli.ipynb #cbaf931a
-def _measure_model(*args, **kwargs):
+def _measure_model(model, data, report, also, **kwargs):
     from liverseg.evaluate import evaluate
-    return evaluate(*args, **kwargs, say=click.echo)
+    return evaluate([model, *also], data, report, **kwargs, say=click.echo)
 
 def _measure_masks(report, pred, truth, **kwargs):
     from liverseg.masks import evaluate_masks
@@ -287,18 +289,19 @@ def _tell_dice(s, report):
 @click.option('--maps', is_flag=True, help='Also write the probability, and with --tta its spread over the views.')
 @click.option('--thorough', is_flag=True, help='Look at every slice, and at all of it; slower, and rarely better.')
 @click.option('--overwrite', is_flag=True, help='With a folder: also segment what was segmented before.')
+@_ALSO
 @_TTA
 @_AT_ONCE
 @_DEVICE
-def predict(model, scan, out, spacing, post, maps, thorough, overwrite, tta, batch_size, device):
+def predict(model, scan, out, spacing, post, maps, thorough, overwrite, also, tta, batch_size, device):
     """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's own grid, and beside it what
     was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, OUT is a folder: a mask a scan, and results.csv.
 
-    MODEL is a folder that train wrote; no trained weights ship with liverseg."""
+    MODEL is a folder that train wrote or a file that export wrote; no trained weights ship with liverseg."""
     from liverseg.predict import predict, predict_folder, scans_in
     how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=post, maps=maps, thorough=thorough, say=lambda s: click.echo(s, err=True))
-    if scans_in(scan): return _tell_table(predict_folder(model, scan, out, overwrite, **how), out)
-    told = predict(model, scan, out, **how).result()
+    if scans_in(scan): return _tell_table(predict_folder([model, *also], scan, out, overwrite, **how), out)
+    told = predict([model, *also], scan, out, **how).result()
     click.echo(f"liver volume {told['volume_ml']:.1f} mL, mask in {out}" if told['volume_ml'] is not None else f'liver volume unknown, since the voxel size is; mask in {out}')
 
 # %% ../nbs/09_cli.ipynb #d49b442e
@@ -310,6 +313,17 @@ def _tell_table(table, out):
     bad = int(table['error'].notna().sum())
     click.echo(f'{len(table)} scan(s), {bad} failed; masks and results.csv in {out}')
     if bad: raise SystemExit(1)
+
+# %% ../nbs/09_cli.ipynb #02b9e54a
+@main.command()
+@click.argument('model')
+@click.argument('out')
+def export(model, out):
+    """Write MODEL, a folder that train wrote, as the ONNX file OUT, which predict and evaluate also take in its place.
+
+    It takes slices (n, 3, h, w), any number of any size, and gives scores of background and liver (n, 2, h, w); window, size and normalisation are in its metadata."""
+    from liverseg.models import export_onnx
+    click.echo(f'ONNX file in {export_onnx(model, out)}')
 
 # %% ../nbs/09_cli.ipynb #0bf77add
 DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)

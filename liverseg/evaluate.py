@@ -178,7 +178,7 @@ def _outline(ax, net, meta, data, row, tta):
 
 # %% ../nbs/07_evaluate.ipynb #3c6be582
 def evaluate(
-    model, # folder that `train` wrote
+    model, # folder that `train` wrote, or what else `liverseg.models.open_model` takes
     data, # folder that `convert` wrote
     report, # folder to make
     split: str = 'test', # train, valid or test
@@ -189,16 +189,16 @@ def evaluate(
     say=print, # takes what is worth telling
 ) -> dict: # what summary.json holds
     "Measure a model on one split and write the report; raises `BadInput`"
-    from liverseg.train import auto_device, load_model
+    from liverseg.models import open_model
     from liverseg.tta import tta_remark
     check_target(report, REPORT_FILES, 'summary.json')
-    net, meta = load_model(model, auto_device(device))
+    net, meta, name = open_model(model, device)
     table = _measurable(data, split, meta, say)
     if remark := tta_remark(meta, tta): say(remark)
     slices, far = evaluate_slices(net, meta, data, table, tta, bs, tolerance)
     spacing = {s: tuple(r.iloc[0]) for s, r in table.groupby('subject')[['dx', 'dy', 'dz']]}
     cases = case_table(slices, spacing, far)
-    summary = dict(split=split, tta=tta, tolerance_mm=tolerance, **summarise(slices, cases), model=dict((k, meta.get(k)) for k in ('arch', 'size', 'window', 'bits', 'subjects', 'versions')))
+    summary = dict(split=split, tta=tta, tolerance_mm=tolerance, **summarise(slices, cases), model=dict({k: meta.get(k) for k in ('arch', 'size', 'window', 'bits', 'subjects', 'versions')}, name=name))
     write_report(report, cases, slices, summary, show_cases(net, meta, data, table, cases, tta))
     return summary
 

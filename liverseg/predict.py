@@ -7,7 +7,7 @@ __all__ = ['FIRST_LOOK', 'LIKELY', 'FACES', 'Segmentation', 'Segmenter', 'grid_b
            'predict_folder']
 
 # %% ../nbs/08_predict.ipynb #cd187703
-import hashlib, io, json, time
+import io, json, time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from .convert import picture
 from .data import unpacked
 from .datasets import spacing_known, with_spacing
 from .post import STEPS, clean, pieces
-from .train import auto_device, load_model
+from .models import open_model
 from .tta import VIEWS, slice_maps, tta_remark
 from .volume import BadInput, Volume, atomic_write, from_slices, read_volume, to_slices, volume_ml, window, write_map, write_mask
 from .work import track
@@ -47,15 +47,14 @@ class Segmenter:
     "A trained network that takes whole scans"
     net: torch.nn.Module
     meta: dict # what model.json says
-    name: str = '' # first digits of the SHA-256 of the weights
+    name: str = '' # first digits of the SHA-256 of the file with the weights
 
     @classmethod
     def load(cls,
-        folder, # what `liverseg train` wrote
+        model, # folder that `liverseg train` wrote, or what else `liverseg.models.open_model` takes
         device: str = 'auto',
     ): # `Segmenter`; raises `BadInput`
-        net, meta = load_model(folder, auto_device(device))
-        return cls(net, meta, hashlib.sha256((Path(folder)/'model.safetensors').read_bytes()).hexdigest()[:16])
+        return cls(*open_model(model, device))
 
 # %% ../nbs/08_predict.ipynb #1c8bd8f6
 from fastcore.basics import patch
@@ -214,7 +213,7 @@ def _write(found, out, told):
 
 # %% ../nbs/08_predict.ipynb #017d9ed2
 def predict(
-    model, # folder that `liverseg train` wrote, or a `Segmenter`
+    model, # folder that `liverseg train` wrote, or what else `liverseg.models.open_model` takes, or a `Segmenter`
     scan, # a NIfTI file, or a folder with a DICOM series
     out, # the mask to write, `.nii` or `.nii.gz`
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
@@ -249,7 +248,7 @@ def _done(segmenter, scan, out, how):
 
 # %% ../nbs/08_predict.ipynb #2fe46680
 def predict_folder(
-    model, # folder that `liverseg train` wrote
+    model, # as for `predict`
     scans, # folder of NIfTI files
     out, # folder for the masks
     overwrite: bool = False, # also what is there

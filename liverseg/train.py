@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'NO_MODEL', 'NO_MULTI', 'MODEL_FILES', 'CaseDice', 'liver_learner', 'BFloat16', 'in_precision', 'fit',
-           'plot_loss', 'save_model', 'describe', 'read_meta', 'load_model', 'auto_device', 'Recipe', 'Keeper',
-           'together', 'train', 'run', 'read_history', 'draw']
+           'plot_loss', 'save_model', 'describe', 'read_meta', 'checked_meta', 'load_model', 'auto_device', 'Recipe',
+           'Keeper', 'together', 'train', 'run', 'read_history', 'draw']
 
 # %% ../nbs/05_train.ipynb #31d67f2a
 import json, math, os, random, warnings
@@ -197,12 +197,19 @@ def read_meta(
     "Read and check model.json; raises `BadInput`"
     path = Path(folder)/'model.json'
     if not path.is_file(): raise BadInput(f'{path}: there is no such file; {NO_MODEL}')
-    try: meta = json.loads(path.read_text(encoding='utf-8'))
+    try: return checked_meta(json.loads(path.read_text(encoding='utf-8')), path)
     except ValueError: raise BadInput(f'{path}: is not JSON; copy the model folder again')
+
+# %% ../nbs/05_train.ipynb #3823da93
+def checked_meta(
+    meta, # what was found in JSON
+    path, # where
+) -> dict: # the same
+    "Complain of what describes no model of ours; raises `BadInput`"
     if not isinstance(meta, dict) or meta.get('format') != 'liverseg': raise BadInput(f'{path}: does not describe a liverseg model; give a folder that `liverseg train` wrote')
     if meta.get('version') != FORMAT: raise BadInput(f"{path}: is of format {meta.get('version')}, this liverseg reads {FORMAT}; update liverseg or train again")
     for key, good in _FIELDS.items():
-        if not good(meta.get(key)): raise BadInput(f"{path}: has {key} = {meta.get(key)!r}, which cannot be; copy the model folder again")
+        if not good(meta.get(key)): raise BadInput(f"{path}: has {key} = {meta.get(key)!r}, which cannot be; copy the model again")
     return meta
 
 # %% ../nbs/05_train.ipynb #46429cf7

@@ -8,6 +8,7 @@ __all__ = ['LR', 'UD', 'VIEWS', 'MIRRORED', 'Flip', 'Rotate', 'Shift', 'Scale', 
 
 # %% ../nbs/06_tta.ipynb #c22634ee
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -144,6 +145,8 @@ def at_once(
     return max(1, round(2*320**2/size**2)) if torch.device(device).type == 'cpu' else 16
 
 # %% ../nbs/06_tta.ipynb #ee4d0ef6
+def _home(net): return next(chain(net.parameters(), net.buffers()), torch.empty(0)).device # where a network is
+
 def slice_maps(
     net, meta, # the model
     slices, # any iterable of arrays as `liverseg.data.read_slice` gives them, read as they are needed
@@ -153,7 +156,7 @@ def slice_maps(
     spread: bool = True, # also tell how far the views disagree
 ): # yields (probability of liver, its spread over the views), (h, w) float32 arrays on the slice's own grid
     "Go through slices in batches, so that memory does not grow with their number"
-    device, slices, size = next(net.parameters()).device, iter(slices), (meta['size'],)*2
+    device, slices, size = _home(net), iter(slices), (meta['size'],)*2
     ask = tta_spread if spread else lambda *args: (tta_probs(*args),)
     while batch := [s for _, s in zip(range(bs or at_once(size[0], device)), slices)]:
         found = torch.stack(ask(net, prepare(batch, meta)[(..., *box)].to(device), VIEWS[tta]), 1)
