@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RULES', 'DISTANCES', 'MEASURES', 'REPORT_FILES', 'dice_from_counts', 'dice', 'slice_row', 'case_table', 'spread',
-           'summarise', 'segmented', 'evaluate_slices', 'show_cases', 'evaluate', 'write_report']
+           'summarise', 'segmented', 'evaluate_slices', 'show_slices', 'outline', 'show_cases', 'evaluate',
+           'write_report']
 
 # %% ../nbs/07_evaluate.ipynb #603a8aa2
 import json, shlex, sys
@@ -146,35 +147,44 @@ def evaluate_slices(
     return pd.DataFrame(rows), far
 
 # %% ../nbs/07_evaluate.ipynb #59fccc34
+def show_slices(
+    cases: pd.DataFrame, # of `case_table`
+    slices: pd.DataFrame, # rows of `slice_row`
+    draw, # called with (axes, subject, z)
+) -> plt.Figure:
+    "Best, median and worst case, each on the slice with the most liver"
+    ranked = cases.sort_values(['dice', 'subject'], ascending=[False, True])['subject'].to_list()
+    wanted = list(dict.fromkeys([('best', ranked[0]), ('median', ranked[len(ranked)//2]), ('worst', ranked[-1])]))
+    fig, axs = plt.subplots(1, len(wanted), figsize=(4*len(wanted), 4.3), squeeze=False)
+    for ax, (name, subject) in zip(axs[0], wanted):
+        z = slices[slices['subject'] == subject].sort_values(['true_px', 'z'], ascending=[False, True]).iloc[0]['z']
+        draw(ax, subject, z)
+        ax.set_title(f"{name}: {subject}, z = {z}, case Dice {cases.set_index('subject')['dice'][subject]:.3f}", fontsize=9)
+    fig.tight_layout()
+    return fig
+
+def outline(ax, true, pred):
+    "Outlines of a slice's two masks, the truth green, the prediction orange"
+    for mask, colour in ((true, 'tab:green'), (pred, 'tab:orange')):
+        if mask.any() and not mask.all(): ax.contour(mask, [.5], colors=colour, linewidths=1.2)
+
+# %% ../nbs/07_evaluate.ipynb #a7899ec2
 def show_cases(
     net, meta, # the model
     data, # folder that `convert` wrote
     table: pd.DataFrame, # rows of its manifest
     cases: pd.DataFrame, # of `case_table`
+    slices: pd.DataFrame, # rows of `slice_row`
     tta: str = 'none',
 ) -> plt.Figure:
-    "Best, median and worst case, outlined on the slice with the most liver"
-    ranked = cases.sort_values(['dice', 'subject'], ascending=[False, True])['subject'].to_list()
-    wanted = list(dict.fromkeys([('best', ranked[0]), ('median', ranked[len(ranked)//2]), ('worst', ranked[-1])]))
-    fig, axs = plt.subplots(1, len(wanted), figsize=(4*len(wanted), 4.3), squeeze=False)
-    for ax, (name, subject) in zip(axs[0], wanted):
-        row = table[table['subject'] == subject].sort_values(['liver_px', 'z'], ascending=[False, True]).iloc[0]
-        _outline(ax, net, meta, Path(data), row, tta)
-        ax.set_title(f"{name}: {subject}, z = {row['z']}, case Dice {cases.set_index('subject')['dice'][subject]:.3f}", fontsize=9)
-    fig.tight_layout()
-    return fig
-
-# %% ../nbs/07_evaluate.ipynb #a7899ec2
-def _outline(ax, net, meta, data, row, tta):
-    "One slice with the outlines of truth and prediction"
-    from liverseg.data import read_mask, read_slice, shown
-    from liverseg.tta import slice_probs
-    pixels = read_slice(data/row['image'], meta)
-    prob = next(slice_probs(net, meta, [pixels], tta))
-    ax.imshow(shown(pixels, meta), cmap='gray', vmin=0, vmax=255)
-    for mask, colour in ((read_mask(data/row['mask'], prob.shape), 'tab:green'), (prob > .5, 'tab:orange')):
-        if mask.any() and not mask.all(): ax.contour(mask, [.5], colors=colour, linewidths=1.2)
-    ax.axis('off')
+    "Best, median and worst case, outlined on the scan"
+    from liverseg.data import read_slice, shown
+    data, rows = Path(data), table.set_index(['subject', 'z'])
+    def draw(ax, subject, z):
+        row = rows.loc[[(subject, z)]].reset_index()
+        ax.imshow(shown(read_slice(data/row['image'][0], meta), meta), cmap='gray', vmin=0, vmax=255); ax.axis('off')
+        for _, pred, true in segmented(net, meta, data, row, tta): outline(ax, true, pred)
+    return show_slices(cases, slices, draw)
 
 # %% ../nbs/07_evaluate.ipynb #3c6be582
 def evaluate(
@@ -199,7 +209,7 @@ def evaluate(
     spacing = {s: tuple(r.iloc[0]) for s, r in table.groupby('subject')[['dx', 'dy', 'dz']]}
     cases = case_table(slices, spacing, far)
     summary = dict(split=split, tta=tta, tolerance_mm=tolerance, **summarise(slices, cases), model=dict({k: meta.get(k) for k in ('arch', 'size', 'window', 'bits', 'subjects', 'versions')}, name=name))
-    write_report(report, cases, slices, summary, show_cases(net, meta, data, table, cases, tta))
+    write_report(report, cases, slices, summary, show_cases(net, meta, data, table, cases, slices, tta))
     return summary
 
 # %% ../nbs/07_evaluate.ipynb #8f44c043
@@ -237,7 +247,7 @@ def write_report(
     cases: pd.DataFrame, # of `case_table`
     slices: pd.DataFrame, # rows of `slice_row`
     summary: dict, # of `summarise`, and what else shall be kept
-    fig=None, # of `show_cases`
+    fig=None, # of `show_slices`
 ):
     "Write a report's files beside its place, then put them there; in the tables infinite is `inf` and undefined empty"
     from liverseg.report import report_page

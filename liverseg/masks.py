@@ -15,8 +15,9 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from .datasets import liver_mask, spacing_known
-from .evaluate import MEASURES, REPORT_FILES, case_table, slice_row, spread, summarise, write_report
+from .evaluate import MEASURES, REPORT_FILES, case_table, outline, show_slices, slice_row, spread, summarise, write_report
 from .metrics import TOLERANCE, distances
+from .report import compared_section, with_section
 from .volume import BadInput, atomic_write, check_same_grid, read_volume, to_slices
 from .work import check_target, each
 
@@ -75,8 +76,16 @@ def evaluate_masks(
     if blind: say(f'the headers of {", ".join(blind)} do not tell the voxel size, so there are no distances and volumes')
     cases = case_table(slices, {n: f[2] for n, f in zip(names, found)}, {n: f[1] for n, f in zip(names, found)})
     summary = dict(tolerance_mm=tolerance, **summarise(slices, cases))
-    write_report(report, cases, slices, summary)
+    write_report(report, cases, slices, summary, show_slices(cases, slices, partial(_outlines, {p[0]: p for p in pairs}, liver)))
     return summary
+
+# %% ../nbs/07b_masks.ipynb #cff9b4cf
+def _outlines(pairs, liver, ax, subject, z):
+    "One slice's outlines, for lack of a scan on nothing, in the patient's proportions"
+    vols = [read_volume(f, fill=0) for f in pairs[subject][1:]]
+    pred, true = (to_slices(liver_mask(v, liver))[z] for v in vols)
+    outline(ax, true, pred)
+    ax.set_aspect(vols[1].spacing[1]/vols[1].spacing[0]); ax.invert_yaxis(); ax.axis('off')
 
 # %% ../nbs/07b_masks.ipynb #9bcb5174
 def _difference(a, b):
@@ -115,8 +124,10 @@ def add_comparison(
     report, # folder of a report; gets against.csv and against.json
     against, # folder of another, of the same cases
 ) -> dict: # what against.json holds
-    "Keep a comparison beside the report that it is about; raises `BadInput`"
+    "Keep a comparison beside the report that it is about, and in its page; raises `BadInput`"
     table, found = compare_reports(report, against)
+    if (page := Path(report)/'report.html').is_file(): # older reports have none
+        atomic_write(page, with_section(page.read_text(encoding='utf-8'), compared_section(Path(against).name, table, found)).encode())
     found = dict(report=Path(report).name, against=Path(against).name, measures=found)
     atomic_write(Path(report)/'against.csv', table.to_csv(index=False, float_format='%.6f', lineterminator='\n').encode())
     atomic_write(Path(report)/'against.json', (json.dumps(found, indent=1) + '\n').encode())

@@ -21,7 +21,8 @@ def page(tmp_path_factory):
         for folder, mask in dict(truth=true, pred=np.roll(true, k, 0)*(name != 'lost')).items():
             (root / folder).mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(mask, np.diag([.8, .8, 5, 1])), root / folder / f'{name}.nii.gz')
-    run('evaluate', '--pred', root / 'pred', '--truth', root / 'truth', root / 'out', ok=0)
+    run('evaluate', '--pred', root / 'truth', '--truth', root / 'truth', root / 'other', ok=0)
+    run('evaluate', '--pred', root / 'pred', '--truth', root / 'truth', root / 'out', '--against', root / 'other', ok=0)
     return root / 'out/report.html'
 
 
@@ -37,7 +38,10 @@ def browser(request):
     driver.quit()
 
 
-def column(browser, k): return [r.find_elements('css selector', 'td')[k].text for r in browser.find_elements('css selector', 'table.sorts tbody tr')]
+def tables(browser): return browser.find_elements('css selector', 'table.sorts') # the comparison's, and that of all cases
+
+
+def column(table, k): return [r.find_elements('css selector', 'td')[k].text for r in table.find_elements('css selector', 'tbody tr')]
 
 
 def test_the_page_stands_alone(browser, page):
@@ -45,22 +49,23 @@ def test_the_page_stands_alone(browser, page):
     assert browser.get_log('browser') == []
     asked = [e['message'] for e in browser.get_log('performance') if 'Network.requestWillBeSent"' in e['message']]
     assert all('"url":"file://' in m or '"url":"data:' in m for m in asked), asked
-    assert len(browser.find_elements('css selector', 'svg')) == 4
+    assert len(browser.find_elements('css selector', 'svg')) == 5
     assert browser.execute_script('return document.documentElement.scrollWidth <= document.documentElement.clientWidth')
     text = browser.find_element('css selector', 'body').text
-    for word in ('mean case Dice', '95 % interval', 'HD95', '1 infinite', 'Rules for empty masks', 'liverseg evaluate --pred', 'numpy'): assert word in text, word
+    for word in ('mean case Dice', '95 % interval', 'HD95', '1 infinite', 'Rules for empty masks', 'liverseg evaluate --pred', 'numpy', 'Against other', 'wilcoxon p', 'Best, median and worst'): assert word in text, word
     assert '<img src=x onerror=alert(1)>' in text # a name is text
 
 
 def test_a_click_sorts(browser, page):
     browser.get(page.as_uri())
-    heads = browser.find_elements('css selector', 'table.sorts th')
-    names = [h.text.split()[0] for h in heads]
-    for name in ('dice', 'hd95_mm'):
+    assert len(tables(browser)) == 2
+    for table, name in zip([*tables(browser), tables(browser)[1]], ('difference', 'dice', 'hd95_mm')):
+        heads = table.find_elements('css selector', 'th')
+        names = [h.text.split()[0] for h in heads]
         k = names.index(name)
         click = lambda: browser.execute_script('arguments[0].click()', heads[k].find_element('css selector', 'button'))
         value = lambda t: float('inf') if t == '∞' else float(t)
-        click(); up = list(map(value, column(browser, k)))
-        click(); down = list(map(value, column(browser, k)))
+        click(); up = list(map(value, column(table, k)))
+        click(); down = list(map(value, column(table, k)))
         assert up == sorted(up) and down == up[::-1] and len(set(up)) > 2
     assert heads[names.index('hd95_mm')].get_attribute('aria-sort') == 'descending'

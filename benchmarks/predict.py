@@ -1,0 +1,186 @@
+"""Masks out of a trained network, in the ways that people take: seconds a slice, ratios, peak memory, and the Dice that short-cuts cost.
+
+    pip install 'liverseg[bench]'
+    python benchmarks/study.py best                    # makes the model (an hour)
+    python benchmarks/predict.py                       # patient 17 and 600 slices of a synthetic trunk (a quarter of an hour)
+    python benchmarks/predict.py --net lite,light,128  # any network, with random weights, for the times alone
+
+Each contestant runs in a process of its own, in turn, round after round. Reading files and loading the network are not counted.
+
+  ours             Segmenter.segment: from HU in memory to a mask on the scan's own grid
+  thorough         the same without short-cuts: every slice, and all of it
+  predict          fastai's learn.predict, PNG by PNG: from a file to a mask of the network's size
+  get_preds        fastai's learn.get_preds, from files to masks of the network's size
+  monai            SlidingWindowInferer on each prepared slice, one window
+  onnx             thorough, the network being the ONNX file that export_onnx made
+  bare             the network alone on prepared batches, at its best batch size
+  reference        predict with the reference's network: resnet34, its wide decoder, random weights
+
+The contestants from `predict` on are asked about some slices alone, evenly spread, as they take the same time for each.
+"""
+
+import argparse, json, statistics, subprocess, sys, tempfile, time
+from pathlib import Path
+
+import numpy as np
+
+from common import HERE, REAL, WORK, machine, write
+
+CONTESTANTS = 'ours thorough predict get_preds monai onnx bare reference'.split()
+SOME = 30 # slices for those who take the same time for each
+
+
+def model_of(net, folder):
+    "A model folder with random weights"
+    import torch
+    from liverseg.network import build_net
+    from liverseg.train import describe, save_model
+    arch, decoder, size = net.split(',')
+    torch.manual_seed(0)
+    save_model(build_net(arch, decoder, int(size)), describe(arch, int(size), decoder=decoder), folder)
+    return folder
+
+
+def scans(real, work):
+    "Name to (scan, truth)"
+    from liverseg.phantom import make_subject, write_subject
+    folder = work / 'trunk'
+    if not (folder / 'trunk_liver.nii.gz').is_file(): # 42 cm of field of view, 60 cm of trunk, the liver in a third of them
+        write_subject(make_subject(3, shape=(512, 512, 600), spacing=(.82, .82, 1.)), folder, 'trunk')
+    ircad = lambda split, k: tuple(real / f'ircad/{split}/nii/ircad_e{k:02d}_{kind}.nii.gz' for kind in ('orig', 'liver'))
+    return dict(patient17=ircad('test', 17), patient1=ircad('train', 1), trunk=(folder / 'trunk_orig.nii.gz', folder / 'trunk_liver.nii.gz'))
+
+
+def files_for_fastai(vol, meta, zs, folder):
+    "Some of a scan's slices as `convert` writes them, and their table"
+    import pandas as pd
+    from PIL import Image
+    from liverseg.convert import picture
+    from liverseg.volume import to_slices
+    slices, rows = to_slices(vol.data), []
+    for z in zs:
+        for kind, pixels in (('image', picture(slices[z], meta)), ('mask', np.zeros(slices[z].shape, np.uint8))): Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f'{kind}{z}.png')
+        rows.append(dict(image=f'image{z}.png', mask=f'mask{z}.png', is_valid=False))
+    (folder / 'dataset.json').write_text(json.dumps({k: meta[k] for k in ('window', 'bits')}))
+    return pd.DataFrame(rows)
+
+
+def learner(net, meta, table, folder):
+    import torch
+    from fastai.vision.all import CrossEntropyLossFlat, Learner
+    from liverseg.data import liver_block
+    dls = liver_block(folder, meta['size'], 'none').dataloaders(table.assign(is_valid=[False]*(len(table) - 1) + [True]), bs=8, device='cpu')
+    return Learner(dls, net.to(memory_format=torch.contiguous_format), loss_func=CrossEntropyLossFlat(axis=1))
+
+
+def best_batch(net, x):
+    "Seconds a slice of the network alone, at the batch size that takes least"
+    import torch
+    found = {}
+    with torch.inference_mode():
+        for bs in (1, 2, 4, 8, 16):
+            batches = x.split(bs)
+            net(batches[0])
+            start = time.perf_counter()
+            for b in batches: net(b)
+            found[bs] = (time.perf_counter() - start)/len(x)
+    bs = min(found, key=found.get)
+    return found[bs], dict(batch_size=bs)
+
+
+def one(name, model, scan, truth):
+    "Run one contestant: seconds a slice, slices, gigabytes, Dice if it made a whole mask"
+    import resource
+    from liverseg.convert import picture
+    from liverseg.data import unpacked
+    from liverseg.evaluate import dice
+    from liverseg.models import export_onnx, load_onnx, open_model
+    from liverseg.predict import Segmenter
+    from liverseg.tta import prepare
+    from liverseg.volume import read_volume, to_slices
+    vol, true, more = read_volume(scan), read_volume(truth, fill=0).data > 0, {}
+    n = vol.data.shape[2]
+    zs = np.unique(np.linspace(0, n - 1, min(n, SOME)).astype(int))
+    with tempfile.TemporaryDirectory() as tmp:
+        tmp = Path(tmp)
+        seg = Segmenter.load(model_of('resnet34,reference,' + str(open_model(model, 'cpu')[1]['size']), tmp / 'ref') if name == 'reference' else model, 'cpu')
+        if name == 'onnx': seg = Segmenter(*load_onnx(export_onnx(model, tmp / 'm.onnx')))
+        net, meta = seg.net, seg.meta
+        if name in ('ours', 'thorough', 'onnx'):
+            list(prepare([np.zeros((512, 512), np.uint8)], meta))
+            start = time.perf_counter()
+            found = seg.segment(vol, thorough=name != 'ours')
+            seconds = (time.perf_counter() - start)/n
+            more = dict(dice=dice(found.mask, true), slices_looked_at=found.how['slices_looked_at'])
+        elif name in ('bare', 'monai'):
+            x = prepare([unpacked(picture(to_slices(vol.data)[z], meta)) for z in zs], meta)
+            if name == 'bare': seconds, more = best_batch(net, x)
+            else: seconds = monai(net, meta, x)
+        else: seconds = fastai(name, net, meta, vol, zs, tmp)
+    return dict(seconds_a_slice=seconds, slices=n, gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6, **more)
+
+
+def monai(net, meta, x):
+    import torch
+    from monai.inferers import SlidingWindowInferer
+    infer = SlidingWindowInferer((meta['size'],)*2, sw_batch_size=8)
+    with torch.no_grad():
+        infer(x[:1], net)
+        start = time.perf_counter()
+        for k in range(len(x)): infer(x[k:k + 1], net).argmax(1)
+    return (time.perf_counter() - start)/len(x)
+
+
+def fastai(name, net, meta, vol, zs, folder):
+    table = files_for_fastai(vol, meta, zs, folder)
+    learn = learner(net, meta, table, folder)
+    with learn.no_bar():
+        learn.predict(table.iloc[0])
+        start = time.perf_counter()
+        if name == 'get_preds': learn.get_preds(dl=learn.dls.test_dl(table), with_decoded=True)
+        else:
+            for _, row in table.iterrows(): learn.predict(row)
+    return (time.perf_counter() - start)/len(table)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--model', type=Path, help='the best model, if not given')
+    parser.add_argument('--net', metavar='ARCH,DECODER,SIZE', help='instead: random weights')
+    parser.add_argument('--only', nargs='+', default=CONTESTANTS, choices=CONTESTANTS)
+    parser.add_argument('--scans', nargs='+', default=['patient17', 'trunk'], choices=['patient17', 'patient1', 'trunk'])
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--real', type=Path, default=REAL)
+    parser.add_argument('--work', type=Path, default=WORK)
+    parser.add_argument('--json', type=Path, help='where to keep the figures')
+    parser.add_argument('--one', nargs=4, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one: return print(json.dumps(one(*args.one)))
+    with tempfile.TemporaryDirectory() as tmp:
+        model, known = model_of(args.net, Path(tmp) / 'net') if args.net else args.model or args.work / 'models/best', scans(args.real, args.work)
+        runs = {(s, c): [] for s in args.scans for c in args.only}
+        for _ in range(args.rounds):
+            for s, c in runs:
+                done = subprocess.run([sys.executable, '-W', 'ignore', __file__, '--one', c, str(model), *map(str, known[s])], capture_output=True, text=True)
+                if done.returncode: sys.exit(f'{c} on {s}: {done.stderr}')
+                runs[s, c].append(json.loads(done.stdout.splitlines()[-1]))
+        found = {s: {c: dict(runs[s, c][0], seconds_a_slice=statistics.median(r['seconds_a_slice'] for r in runs[s, c])) for c in args.only} for s in args.scans}
+        tell(found, args.rounds)
+        meta = json.loads((Path(model) / 'model.json').read_text())
+    if args.json: write(args.json, dict(machine=machine(), model={k: meta[k] for k in ('arch', 'decoder', 'size')}, rounds=args.rounds, found=found))
+
+
+def tell(found, rounds):
+    "The figures as tables"
+    for scan, rows in found.items():
+        n = next(iter(rows.values()))['slices']
+        print(f"\n{scan}, {n} slices, median of {rounds} rounds\n{'':11}{'s a slice':>10}{'slices a s':>11}{'to bare':>9}{'faster than predict':>21}{'than reference':>16}{'peak GB':>9}{'Dice':>8}{'looked at':>11}")
+        over = lambda a, b: f"{rows[a]['seconds_a_slice']/rows[b]['seconds_a_slice']:.2f}" if a in rows and b in rows else ''
+        for name, r in rows.items():
+            dice = f"{r['dice']:.4f}" if 'dice' in r else ''
+            print(f"{name:11}{r['seconds_a_slice']:10.4f}{1/r['seconds_a_slice']:11.1f}{over(name, 'bare'):>9}{over('predict', name):>21}{over('reference', name):>16}"
+                  f"{r['gigabytes']:9.2f}{dice:>8}{r.get('slices_looked_at', ''):>11}")
+        if {'ours', 'thorough'} <= set(rows): print(f"the short-cuts change Dice by {rows['ours']['dice'] - rows['thorough']['dice']:+.4f}")
+
+
+if __name__ == '__main__': main()
