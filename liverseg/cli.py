@@ -295,7 +295,7 @@ def _tell_dice(s, report):
 @_DEVICE
 def predict(model, scan, out, spacing, post, maps, thorough, overwrite, also, tta, batch_size, device):
     """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's own grid, and beside it what
-    was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, OUT is a folder: a mask a scan, and results.csv.
+    was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, or of folders with DICOM, OUT is a folder: a mask a scan, and results.csv.
 
     MODEL is a folder that train wrote or a file that export wrote; no trained weights ship with liverseg."""
     from liverseg.predict import predict, predict_folder, scans_in

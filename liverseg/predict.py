@@ -7,7 +7,7 @@ __all__ = ['FIRST_LOOK', 'LIKELY', 'FACES', 'Segmentation', 'Segmenter', 'grid_b
            'predict_folder']
 
 # %% ../nbs/08_predict.ipynb #cd187703
-import io, json, time
+import io, json, re, time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,11 @@ from .check import histogram, not_hu
 from .convert import picture
 from .data import unpacked
 from .datasets import spacing_known, with_spacing
+from .dicom import study_of
 from .post import STEPS, clean, pieces
 from .models import open_model
 from .tta import VIEWS, slice_maps, tta_remark
-from .volume import BadInput, Volume, atomic_write, from_slices, read_volume, to_slices, volume_ml, window, write_map, write_mask
+from .volume import BadInput, Volume, atomic_write, from_slices, is_dicom, read_volume, to_slices, volume_ml, window, write_map, write_mask
 from .work import track
 
 # %% ../nbs/08_predict.ipynb #d01047ba
@@ -176,13 +177,14 @@ def preview(self: Segmentation) -> Figure:
     return fig
 
 # %% ../nbs/08_predict.ipynb #254fe31b
+def _stem(path): return re.sub(r'\.(nii(\.gz)?|zip)$', '', path.name) # of a scan or a mask
+
 def beside(
     out, # the mask
 ) -> dict: # result, preview, prob, spread: `Path`
     "The files that go with a mask"
     out = Path(out)
-    stem = out.name.removesuffix('.gz').removesuffix('.nii')
-    return {k: out.with_name(f'{stem}{end}') for k, end in dict(result='.json', preview='.png', prob='_prob.nii.gz', spread='_spread.nii.gz').items()}
+    return {k: out.with_name(f'{_stem(out)}{end}') for k, end in dict(result='.json', preview='.png', prob='_prob.nii.gz', spread='_spread.nii.gz').items()}
 
 def _place(out, scan):
     "Complain if a mask must not be written there"
@@ -236,10 +238,15 @@ def predict(
 # %% ../nbs/08_predict.ipynb #fdc1e245
 def scans_in(
     folder,
-) -> list: # `Path`, NIfTI files
-    "The scans of a folder; empty if it is something else, such as a DICOM series"
-    folder = Path(folder)
-    return sorted(p for p in folder.iterdir() if p.name.endswith(('.nii', '.nii.gz')) and p.name[0] != '.') if folder.is_dir() else []
+) -> list: # `Path`: NIfTI files, folders and zip archives with DICOM
+    "The scans of a folder; empty if it is one scan itself, a DICOM series or a study of several; raises `BadInput`"
+    inside = sorted(p for p in Path(folder).iterdir() if p.name[0] != '.') if Path(folder).is_dir() else []
+    studies = {p: study for p in inside if is_dicom(p) and (study := study_of(p))}
+    scans = [p for p in inside if p in studies or p.name.endswith(('.nii', '.nii.gz'))]
+    if len(scans) == len(studies) and len(set(studies.values())) < 2: return []
+    seen = {_stem(p): p for p in scans}
+    if twice := [p for p in scans if seen[_stem(p)] != p]: raise BadInput(f'{twice[0]}: is there in two forms, which would get one mask between them; keep one')
+    return scans
 
 def _done(segmenter, scan, out, how):
     "Was this scan segmented in this way before?"
@@ -249,7 +256,7 @@ def _done(segmenter, scan, out, how):
 # %% ../nbs/08_predict.ipynb #2fe46680
 def predict_folder(
     model, # as for `predict`
-    scans, # folder of NIfTI files
+    scans, # folder of NIfTI files, and of folders or archives with DICOM
     out, # folder for the masks
     overwrite: bool = False, # also what is there
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
@@ -265,7 +272,7 @@ def predict_folder(
     if remark := tta_remark(segmenter.meta, tta): say(remark)
     how = dict(tta=tta, post=[k for k in STEPS if k in post], thorough=thorough)
     for scan in scans_in(scans):
-        mask = Path(out)/f"{scan.name.removesuffix('.gz').removesuffix('.nii')}.nii.gz"
+        mask = Path(out)/f'{_stem(scan)}.nii.gz'
         if overwrite or not (_done(segmenter, scan, mask, how) and (not maps or beside(mask)['prob'].is_file())):
             try: predict(segmenter, scan, mask, **how, maps=maps, say=say, **more)
             except BadInput as e: rows.append(dict(scan=scan.name, error=str(e))); say(f'error: {e}'); continue
