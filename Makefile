@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all bench study best bench-train bench-step bench-metrics figures notebooks readme export real clean
+.PHONY: help demo test test-all bench study best bench-train bench-step bench-metrics bench-predict figures notebooks readme export real clean
 
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -71,6 +71,10 @@ bench-step: $(READY)  ## where the time of a training step goes (five minutes)
 bench-metrics: $(READY)  ## the measures of a case against MONAI, surface-distance and medpy (two minutes)
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/metrics.py
+
+bench-predict: $(READY)  ## masks out of a network against fastai, MONAI, ONNX Runtime and the floor; after `make best` (half an hour)
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/predict.py --scans patient17 patient1 trunk --json benchmarks/study/predict.json
 
 clean:     ## remove the environment and everything that can be made again
 	rm -rf .venv demo real build dist *.egg-info _docs _proc

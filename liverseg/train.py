@@ -397,6 +397,8 @@ def train(
         run(learn, keeper, r.lr)
         return _keep(learn, r, what, table, keeper, origin['data'])
 
+train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own `__init__` has no source
+
 # %% ../nbs/05_train.ipynb #2e24a694
 def _learner(data, table, r, device):
     "The learner that a recipe describes"
