@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all bench study best bench-train bench-step bench-metrics bench-predict figures notebooks readme export real clean
+.PHONY: help demo test test-all bench study best bench-train bench-step bench-metrics bench-predict figures notebooks readme docs preview export real clean
 
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -19,6 +19,12 @@ test: $(READY)  ## the notebooks as tests, then pytest (under 15 minutes)
 
 test-all: test  ## what needs longer or more than the package: clean installs, real data, peers
 	$(BIN)/pytest -m all
+
+docs: $(READY)  ## the site in _docs/ (half a minute; Python 3.11 or newer)
+	$(BIN)/python tests/make_docs.py
+
+preview: $(READY)  ## the site, served at http://localhost:8000
+	$(BIN)/python tests/make_docs.py --serve
 
 export: $(READY)  ## notebooks to library
 	$(BIN)/nbdev_export
@@ -35,6 +41,7 @@ figures: demo  ## the pictures in img/, from the demo's run
 	cp demo/model/loss.png img/loss.png
 	cp demo/model/valid.png img/valid.png
 	cp demo/report_tta/cases.png img/test.png
+	mkdir -p nbs/img && cp img/*.png nbs/img/
 
 REAL := ../shared/data
 FAST := --size 128 --arch lite

@@ -371,9 +371,9 @@ def _first_makes(*args):
     "`staging` in the first process; the others look on"
     return nullcontext(staged(args[0])) if rank_distrib() else staging(*args)
 
-# %% ../nbs/05_train.ipynb #cddc9ae8
 MODEL_FILES = ('model.safetensors', 'model.json', 'history.csv', 'loss.png', 'batch.png', 'valid.png')
 
+# %% ../nbs/05_train.ipynb #cddc9ae8
 @delegates(Recipe)
 def train(
     data, # folder that `convert` wrote
@@ -397,9 +397,9 @@ def train(
         run(learn, keeper, r.lr)
         return _keep(learn, r, what, table, keeper, origin['data'])
 
-# %% ../nbs/05_train.ipynb #2e24a694
 train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own `__init__` has no source
 
+# %% ../nbs/05_train.ipynb #2e24a694
 def _learner(data, table, r, device):
     "The learner that a recipe describes"
     set_seed(r.seed, reproducible=True)
