@@ -7,7 +7,7 @@ __all__ = ['FIRST_LOOK', 'LIKELY', 'FACES', 'Segmentation', 'Segmenter', 'grid_b
            'predict_folder']
 
 # %% ../nbs/08_predict.ipynb #cd187703
-import io, json, re, time
+import json, re, time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from .check import histogram, not_hu
 from .convert import picture
@@ -23,6 +22,7 @@ from .data import unpacked
 from .datasets import spacing_known, with_spacing
 from .dicom import study_of
 from .post import STEPS, clean, pieces
+from .report import Picture
 from .models import open_model
 from .tta import VIEWS, slice_maps, tta_remark
 from .volume import BadInput, Volume, atomic_write, from_slices, is_dicom, read_volume, to_slices, volume_ml, window, write_map, write_mask
@@ -164,9 +164,9 @@ def result(self: Segmentation) -> dict: # JSON values
 
 # %% ../nbs/08_predict.ipynb #213bd229
 @patch
-def preview(self: Segmentation) -> Figure:
+def preview(self: Segmentation) -> Picture:
     "The liver's outline on the slice and in the plane from the front that have most of it"
-    fig = Figure(figsize=(8, 4), layout='constrained')
+    fig = Picture(figsize=(8, 4), layout='constrained')
     most = [int(self.mask.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.int64).argmax()) for axis in (2, 1)]
     dx, dy, dz = self.scan.spacing
     for ax, k, axis, aspect in zip(fig.subplots(1, 2), most, (2, 1), (dy/dx, dz/dx)):
@@ -209,8 +209,7 @@ def _write(found, out, told):
     found.save(out)
     for name in ('prob', 'spread'):
         if getattr(found, name) is not None: write_map(getattr(found, name), found.scan, files[name])
-    found.preview().savefig(png := io.BytesIO(), dpi=80, format='png', metadata={'Software': None})
-    atomic_write(files['preview'], png.getvalue())
+    atomic_write(files['preview'], found.preview()._repr_png_())
     atomic_write(files['result'], (json.dumps(told, indent=1) + '\n').encode())
 
 # %% ../nbs/08_predict.ipynb #017d9ed2
