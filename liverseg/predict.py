@@ -166,7 +166,7 @@ def result(self: Segmentation) -> dict: # JSON values
 @patch
 def preview(self: Segmentation) -> Picture:
     "The liver's outline on the slice and in the plane from the front that have most of it"
-    fig = Picture(figsize=(8, 4), layout='constrained')
+    fig = Picture((8, 4))
     most = [int(self.mask.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.int64).argmax()) for axis in (2, 1)]
     dx, dy, dz = self.scan.spacing
     for ax, k, axis, aspect in zip(fig.subplots(1, 2), most, (2, 1), (dy/dx, dz/dx)):

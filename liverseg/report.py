@@ -20,13 +20,17 @@ GREY = '#808890'
 
 class Picture(Figure):
     "A figure that a notebook shows without pyplot"
+    def __init__(self,
+        size, # inches, width and height
+    ): super().__init__(figsize=size, layout='constrained')
     def _repr_png_(self):
         self.savefig(png := io.BytesIO(), dpi=80, format='png', metadata={'Software': None})
         return png.getvalue()
 
+# %% ../nbs/07c_report.ipynb #cbf1e6da
 def _axes(title, xlabel, ylabel):
     "A figure with one pair of axes, for light and dark pages"
-    fig = Picture(figsize=(4.6, 3), layout='constrained')
+    fig = Picture((4.6, 3))
     ax = fig.subplots()
     ax.set_title(title, color=GREY, fontsize=10); ax.set_xlabel(xlabel, color=GREY); ax.set_ylabel(ylabel, color=GREY)
     ax.tick_params(colors=GREY); ax.patch.set_alpha(0)
