@@ -53,3 +53,36 @@ def test_metadata_comes_from_settings(clean):
     code = 'from importlib.metadata import metadata as m; d = m("liverseg"); print(d["Version"], d["License-Expression"], d["Author"], sep="|")'
     said = subprocess.run([str(clean / 'env/bin/python'), '-c', code], capture_output=True, text=True, check=True).stdout.strip()
     assert said == f"{ini['DEFAULT']['version']}|Apache-2.0|{ini['DEFAULT']['author']}"
+
+
+EXTRAS = dict(
+    dicom='from liverseg.dicom import read_series, write_series; import gdcm; write_series(hu, eye, "ct"); assert read_series("ct").data.shape == hu.shape',
+    lite='from liverseg.network import pretrained_encoder; pretrained_encoder("lite")',
+    multi='import accelerate',
+    onnx='from liverseg.network import build_net; from liverseg.train import describe, save_model; from liverseg.models import export_onnx, open_model; '
+         'save_model(build_net("resnet18", size=64), describe("resnet18", 64), "m"); open_model([export_onnx("m", "m.onnx"), "m"], "cpu")',
+    widgets='from liverseg.browse import browse; from liverseg.phantom import make_subject, write_subject; browse(write_subject(make_subject(0, shape=(32, 32, 8)), ".", "s")[0])')
+
+
+@pytest.mark.parametrize('extra', EXTRAS)
+def test_each_extra_brings_what_it_is_for(clean, extra, tmp_path):
+    wheel, python = next((clean / 'dist').glob('*.whl')), str(clean / 'env/bin/python')
+    done = subprocess.run([python, '-m', 'pip', 'install', '-q', f'{wheel}[{extra}]'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    code = f'import numpy as np; hu, eye = np.zeros((8, 8, 4), np.int16), np.eye(4); {EXTRAS[extra]}'
+    done = subprocess.run([python, '-W', 'ignore', '-c', code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_extra_for_users_is_tried():
+    ini = ConfigParser(delimiters=['='])
+    ini.read(ROOT / 'settings.ini')
+    assert {k.removesuffix('_requirements') for k in ini['DEFAULT'] if k.endswith('_requirements')} - {'dev', 'bench'} == set(EXTRAS)
+
+
+def test_conda_gets_the_same_python(tmp_path):
+    import yaml
+    ini = ConfigParser(delimiters=['='])
+    ini.read(ROOT / 'settings.ini')
+    told = yaml.safe_load((ROOT / 'environment.yml').read_text())['dependencies']
+    assert f"python>={ini['DEFAULT']['min_python']}" in told
