@@ -19,7 +19,7 @@ Each contestant runs in a process of its own, in turn, round after round. Readin
 The contestants from `predict` on are asked about some slices alone, evenly spread, as they take the same time for each.
 """
 
-import argparse, json, statistics, subprocess, sys, tempfile, time
+import argparse, json, re, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +90,6 @@ def best_batch(net, x):
 
 def one(name, model, scan, truth):
     "Run one contestant: seconds a slice, slices, gigabytes, Dice if it made a whole mask"
-    import resource
     from liverseg.convert import picture
     from liverseg.data import unpacked
     from liverseg.evaluate import dice
@@ -117,7 +116,12 @@ def one(name, model, scan, truth):
             if name == 'bare': seconds, more = best_batch(net, x)
             else: seconds = monai(net, meta, x)
         else: seconds = fastai(name, net, meta, vol, zs, tmp)
-    return dict(seconds_a_slice=seconds, slices=n, gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6, **more)
+    return dict(seconds_a_slice=seconds, slices=n, gigabytes=peak(), **more)
+
+
+def peak():
+    "Gigabytes that this process held at most; the usual ru_maxrss counts what its parent held before"
+    return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/1e6
 
 
 def monai(net, meta, x):
