@@ -285,7 +285,7 @@ def _tell_dice(s, report):
 @click.argument('scan')
 @click.argument('out')
 @click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not tell.')
-@click.option('--post', type=click.Choice(['specks', 'largest', 'fill']), multiple=True, help='Clean up: drop pieces below 5 mL, keep the largest alone, fill holes. May be given more than once.')
+@click.option('--post', type=click.Choice(['none', 'specks', 'largest', 'fill']), multiple=True, default=['specks'], show_default='specks', help='Clean up: drop pieces below 5 mL, keep the largest alone, fill holes. May be given more than once.')
 @click.option('--maps', is_flag=True, help='Also write the probability, and with --tta its spread over the views.')
 @click.option('--thorough', is_flag=True, help='Look at every slice, and at all of it; slower, and rarely better.')
 @click.option('--overwrite', is_flag=True, help='With a folder: also segment what was segmented before.')
@@ -299,7 +299,7 @@ def predict(model, scan, out, spacing, post, maps, thorough, overwrite, also, tt
 
     MODEL is a folder that train wrote or a file that export wrote; no trained weights ship with liverseg."""
     from liverseg.predict import predict, predict_folder, scans_in
-    how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=post, maps=maps, thorough=thorough, say=lambda s: click.echo(s, err=True))
+    how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=[p for p in post if p != 'none'], maps=maps, thorough=thorough, say=lambda s: click.echo(s, err=True))
     if scans_in(scan): return _tell_table(predict_folder([model, *also], scan, out, overwrite, **how), out)
     told = predict([model, *also], scan, out, **how).result()
     click.echo(f"liver volume {told['volume_ml']:.1f} mL, mask in {out}" if told['volume_ml'] is not None else f'liver volume unknown, since the voxel size is; mask in {out}')

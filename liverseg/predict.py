@@ -21,7 +21,7 @@ from .convert import picture
 from .data import unpacked
 from .datasets import spacing_known, with_spacing
 from .dicom import study_of
-from .post import STEPS, clean, pieces
+from .post import STEPS, USUAL, clean, pieces
 from .report import Picture
 from .models import open_model
 from .tta import VIEWS, slice_maps, tta_remark
@@ -65,7 +65,7 @@ def segment(self: Segmenter,
     scan, # a NIfTI file, a folder with a DICOM series, or a `Volume`
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
     bs: int = None, # slices at once; `liverseg.tta.at_once` if not given
-    post=(), # names in `liverseg.post.STEPS`
+    post=USUAL, # names in `liverseg.post.STEPS`
     maps: bool = False, # keep the probability, and its spread if there are several views
     thorough: bool = False, # look at every slice and all of it, see below
 ) -> Segmentation:
@@ -260,7 +260,7 @@ def predict_folder(
     overwrite: bool = False, # also what is there
     tta: str = 'none', # a name in `liverseg.tta.VIEWS`
     device: str = 'auto',
-    post=(), # names in `liverseg.post.STEPS`
+    post=USUAL, # names in `liverseg.post.STEPS`
     maps: bool = False, # also the maps
     thorough: bool = False, # look at every slice and all of it
     say=print, # takes what is worth telling
