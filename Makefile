@@ -81,7 +81,7 @@ bench-metrics: $(READY)  ## the measures of a case against MONAI, surface-distan
 
 bench-predict: $(READY)  ## masks out of a network against fastai, MONAI, ONNX Runtime and the floor; after `make best` (half an hour)
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
-	$(BIN)/python benchmarks/predict.py --scans patient17 patient1 trunk --json benchmarks/study/predict.json
+	$(BIN)/python benchmarks/predict.py --json benchmarks/study/predict.json
 
 clean:     ## remove the environment and everything that can be made again
 	rm -rf .venv demo real build dist *.egg-info _docs _proc
