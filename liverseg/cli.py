@@ -236,7 +236,8 @@ def train(data, model, **options):
 def evaluate(places, pred, truth, liver, against, tolerance, split, also, tta, batch_size, device):
     """Measure MODEL on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html, cases.csv, slices.csv, summary.json, cases.png.
 
-    Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out."""
+    Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out. A model is measured on all
+    slices and as it is, as predict --thorough --post none asks it."""
     if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
     if len(places) != (1 if pred else 3): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give MODEL, DATA and REPORT')
     if against: _cases_there(against)

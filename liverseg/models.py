@@ -98,4 +98,4 @@ def _joined(metas):
     "The description of several networks as one: flips are met if all have met them, and a subject is known if any knows it"
     subjects = {part: sorted({s for m in metas for s in m.get('subjects', {}).get(part, [])}) for part in ('train', 'valid')}
     subjects['valid'] = [s for s in subjects['valid'] if s not in subjects['train']]
-    return dict(metas[0], flip=all(m.get('flip') for m in metas), subjects=subjects, models=len(metas))
+    return dict(metas[0], flip=all(m.get('flip') for m in metas), subjects=subjects, models=len(metas), archs=[m['arch'] for m in metas])

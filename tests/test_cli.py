@@ -94,7 +94,7 @@ def test_the_report_and_the_saved_mask_are_the_same_masks(png, model, cohort, tm
     "evaluate goes through PNG, predict through NIfTI: both must count the same liver pixels"
     run('evaluate', model, png, tmp_path / 'report', '--device', 'cpu', ok=0)
     scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
-    run('predict', model, scan, tmp_path / 'mask.nii.gz', '--device', 'cpu', ok=0)
+    run('predict', model, scan, tmp_path / 'mask.nii.gz', '--thorough', '--post', 'none', '--device', 'cpu', ok=0)
     counted = pd.read_csv(tmp_path / 'report/slices.csv')['pred_px']
     stored = np.asarray(nib.as_closest_canonical(nib.load(tmp_path / 'mask.nii.gz')).dataobj)
     assert list(counted) == list(stored.sum((0, 1)))

@@ -68,7 +68,7 @@ def test_a_second_run_does_only_what_is_left(scans, night, model):
 
 def test_maps_lie_on_the_scan(cohort, model, tmp_path):
     scan = image(cohort, 'test')
-    run('predict', model, scan, tmp_path / 'm.nii.gz', '--maps', '--tta', 'shifts', '--device', 'cpu', ok=0)
+    run('predict', model, scan, tmp_path / 'm.nii.gz', '--maps', '--tta', 'shifts', '--post', 'none', '--device', 'cpu', ok=0)
     mask, prob, spread = (nib.load(tmp_path / f'm{e}.nii.gz') for e in ('', '_prob', '_spread'))
     assert prob.shape == spread.shape == nib.load(scan).shape and np.allclose(prob.affine, nib.load(scan).affine)
     p, s = prob.get_fdata(), spread.get_fdata()
@@ -153,3 +153,13 @@ def test_no_slice_is_skipped_where_the_spacing_is_unknown(tmp_path):
     nib.save(nib.Nifti1Image(np.asarray(trunk([]).dataobj), np.eye(4)), tmp_path / 's.nii')
     seg = Segmenter(Bright(), dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3))
     assert seg.segment(tmp_path / 's.nii').how['slices_looked_at'] == 150
+
+
+@pytest.mark.parametrize('more, cut', [(dict(), True), (dict(arch='efficientnet_b0'), False), (dict(archs=['resnet18', 'efficientnet_b0']), False)])
+def test_networks_that_see_all_at_once_are_shown_all(more, cut, tmp_path):
+    from liverseg.predict import Segmenter
+    from liverseg.train import describe
+    nib.save(trunk([((150, 160, 150), 60)]), tmp_path / 's.nii')
+    seg = Segmenter(Bright(), dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3) | more)
+    found = seg.segment(tmp_path / 's.nii')
+    assert (seg.net.seen == found.how['slices_looked_at']*128**2) is not cut and found.how['slices_looked_at'] < 150
