@@ -299,11 +299,12 @@ def predict(model, scan, out, spacing, post, maps, thorough, overwrite, also, tt
     was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, or of folders with DICOM, OUT is a folder: a mask a scan, and results.csv.
 
     MODEL is a folder that train wrote or a file that export wrote; no trained weights ship with liverseg."""
+    from liverseg.datasets import spacing_known
     from liverseg.predict import predict, predict_folder, scans_in
     how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=[p for p in post if p != 'none'], maps=maps, thorough=thorough, say=lambda s: click.echo(s, err=True))
     if scans_in(scan): return _tell_table(predict_folder([model, *also], scan, out, overwrite, **how), out)
-    told = predict([model, *also], scan, out, **how).result()
-    click.echo(f"liver volume {told['volume_ml']:.1f} mL, mask in {out}" if told['volume_ml'] is not None else f'liver volume unknown, since the voxel size is; mask in {out}')
+    found = predict([model, *also], scan, out, **how)
+    click.echo(f"liver volume {found.volume_ml:.1f} mL, mask in {out}" if spacing_known(found.scan) else f'liver volume unknown, since the voxel size is; mask in {out}')
 
 # %% ../nbs/09_cli.ipynb #d49b442e
 def _tell_table(table, out):

@@ -160,6 +160,6 @@ def test_networks_that_see_all_at_once_are_shown_all(more, cut, tmp_path):
     from liverseg.predict import Segmenter
     from liverseg.train import describe
     nib.save(trunk([((150, 160, 150), 60)]), tmp_path / 's.nii')
-    seg = Segmenter(Bright(), dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3) | more)
+    seg = Segmenter(Bright(), dict(describe('resnet18', 256), mean=[.7]*3, std=[.1]*3) | more)
     found = seg.segment(tmp_path / 's.nii')
-    assert (seg.net.seen == found.how['slices_looked_at']*128**2) is not cut and found.how['slices_looked_at'] < 150
+    assert (seg.net.seen == found.how['slices_looked_at']*256**2) is not cut and found.how['slices_looked_at'] < 150
