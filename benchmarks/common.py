@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from liverseg.convert import SPLITS, convert, import_slices
-from liverseg.data import read_form, read_manifest, read_mask, read_slice
+from liverseg.data import read_mask, read_slice
 from liverseg.evaluate import case_table, slice_row, summarise
 from liverseg.train import in_precision
 from liverseg.tta import slice_probs

@@ -6,7 +6,7 @@
 Each model is asked about scans of patients that it has not met: 17 and 1 of 3D-IRCADb-01 for the one trained on msd2d alone, 17 for the others.
 """
 
-import argparse, json
+import argparse
 from itertools import combinations
 from pathlib import Path
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import HERE, REAL, WORK, machine, write
+from common import REAL, WORK, machine, write
 
 CONTESTANTS = 'ours thorough predict get_preds monai onnx bare reference'.split()
 SOME = 30 # slices for those who take the same time for each

@@ -7,7 +7,7 @@
 The gain over one view is taken patient by patient; its interval is a bootstrap over the patients. Seconds a slice are those of whole passes.
 """
 
-import argparse, json, time
+import argparse, time
 from pathlib import Path
 
 import numpy as np

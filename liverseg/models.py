@@ -10,7 +10,6 @@ import hashlib, io, json, warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from .train import auto_device, checked_meta, load_model

@@ -1,13 +1,10 @@
 "The docs site in a real browser: built without a warning, served from below a path, without network, on a wide and a narrow screen."
 import json
-import re
 import shutil
-import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from urllib.parse import unquote, urljoin, urlparse
+from urllib.parse import unquote, urlparse
 
 import pytest
 from conftest import ROOT
