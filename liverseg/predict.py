@@ -75,7 +75,7 @@ def segment(self: Segmenter,
     self._look(sheet, vol, thorough)
     mask = from_slices(sheet.mask)
     before = len(pieces(mask)[2])
-    if before > 1 or set(post) != {'specks'}: mask = clean(mask, vol.spacing, post)
+    mask = clean(mask, vol.spacing, post)
     how = dict(tta=tta, post=[k for k in STEPS if k in post], thorough=thorough, slices_looked_at=int(sheet.looked.sum()), pieces_before_post=before,
                seconds=round(time.perf_counter() - start, 1), model=self.name)
     return Segmentation(mask, vol, *map(from_slices, sheet.maps), how=how)
