@@ -238,7 +238,7 @@ def evaluate(places, pred, truth, liver, against, tolerance, split, also, tta, b
 
     Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out. A model is measured on all
     slices and as it is, as predict --thorough --post none asks it."""
-    if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
+    if (pred is None) != (truth is None) or pred and also: raise click.UsageError('--pred and --truth go together, and --also with MODEL alone')
     if len(places) != (1 if pred else 3): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give MODEL, DATA and REPORT')
     if against: _cases_there(against)
     measure = _measure_masks if pred else _measure_model

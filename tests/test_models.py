@@ -84,3 +84,7 @@ def test_files_that_are_no_network_of_ours(cohort, exported, tmp_path):
     assert not (tmp_path / 'm.nii.gz').exists()
     assert 'end in .onnx' in run('export', tmp_path, tmp_path / 'm.bin', ok=1).stderr
     assert 'no such file' in run('export', tmp_path / 'nothing', tmp_path / 'm.onnx', ok=1).stderr
+
+
+def test_masks_have_no_further_model(tmp_path):
+    assert '--also with MODEL alone' in run('evaluate', '--pred', tmp_path, '--truth', tmp_path, '--also', tmp_path, tmp_path / 'r', ok=2).stderr
