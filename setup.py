@@ -22,7 +22,7 @@ setup(
     author=cfg['author'],
     author_email=cfg['author_email'],
     url=cfg['git_url'],
-    license=LICENCES[cfg['license']],
+    license_expression=LICENCES[cfg['license']],
     license_files=['LICENSE'],
     keywords=cfg['keywords'],
     classifiers=[

@@ -39,8 +39,8 @@ def _most(a): return np.iinfo(a.dtype).max if a.dtype.kind in 'iu' else 4095
 # %% ../nbs/02d_check.ipynb #353d12df
 def not_hu(
     data: np.ndarray, # a volume
-    counts: np.ndarray, # its `histogram`
-): # yields a `Note` if the values look like something else than HU
+    counts: np.ndarray, # its histogram
+): # yields a Note if the values look like something else than HU
     "Are these Hounsfield units?"
     low, high = _range(data)
     def share(a, b): return counts[a - LOWEST:b - LOWEST].sum() / counts.sum()
@@ -58,7 +58,7 @@ def _range(data): return tuple(f(in_memory_order(data)).item() for f in (np.min,
 
 # %% ../nbs/02d_check.ipynb #c654cfda
 def fingerprint(
-    counts: np.ndarray, # of `histogram`
+    counts: np.ndarray, # of histogram
     shape, # voxels
 ) -> str: # the same for the same voxels, whatever their order; '' if there are too few to tell by
     "Tell a scan by its content between −150 and 250 HU"
@@ -124,8 +124,8 @@ class Report:
     labels: tuple = () # values in the mask
     liver_ml: float|None = None # None: no mask, or the spacing is unknown
     errors: list = field(default_factory=list) # sentences
-    warnings: list = field(default_factory=list) # of `Note`
-    key: str = '' # `fingerprint`
+    warnings: list = field(default_factory=list) # of Note
+    key: str = '' # fingerprint
 
 # %% ../nbs/02d_check.ipynb #4c364d3d
 def examine(
@@ -186,7 +186,7 @@ def _distinct(data):
 
 # %% ../nbs/02d_check.ipynb #70300590
 def compare(
-    reports: list, # of `Report`
+    reports: list, # of Report
 ) -> list: # the same, with errors and warnings added
     "Find the same voxels under two names"
     alike = defaultdict(list)
@@ -202,15 +202,15 @@ def compare(
 
 # %% ../nbs/02d_check.ipynb #ef0a8bad
 def check(
-    cases: list, # of `Case`
+    cases: list, # of Case
     workers: int = 1, # processes
-) -> list: # of `Report`
+) -> list: # of Report
     "Examine all cases, and compare them"
     return compare(list(each(examine, cases, workers)))
 
 # %% ../nbs/02d_check.ipynb #a28a1d71
 def table(
-    reports: list, # of `Report`
+    reports: list, # of Report
 ) -> pd.DataFrame:
     "A row a subject"
     numbers = lambda values, form='{:g}': ' '.join(form.format(v) for v in values) if values else ''
@@ -224,7 +224,7 @@ def _findings(report):
 
 # %% ../nbs/02d_check.ipynb #6509ed4d
 def as_json(
-    reports: list, # of `Report`
+    reports: list, # of Report
     src, # what was checked
     notes=(), # remarks on the data set as a whole
 ) -> dict: # ready for json.dumps

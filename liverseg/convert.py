@@ -36,7 +36,7 @@ def as_windows(
 # %% ../nbs/03_convert.ipynb #d49a12b1
 def channels(
     hu: np.ndarray, # (h, w) HU
-    windows: list, # as `as_windows` gives them
+    windows: list, # as as_windows gives them
 ) -> np.ndarray: # uint8, (h, w) for one window, (h, w, 3) for three
     "A slice as the greys of one window, or as the colours of three"
     greys = [window(hu, low, high) for low, high in windows]
@@ -75,7 +75,7 @@ COLUMNS = ['subject', 'split', 'z', 'image', 'mask', 'liver_px', 'dx', 'dy', 'dz
 def write_slices(
     case: Case,
     root, # the folder that will hold manifest.csv
-    source: str, # what to write into the manifest's `source`
+    source: str, # what to write into the manifest's source
     form: dict = form(), # what the pixels mean
     preview: bool = False, # also write a contact sheet
 ) -> list: # the manifest's rows
@@ -155,8 +155,8 @@ def convert(
     strict: bool = False, # take warnings for errors
     bits: int = 8, # of a pixel: 8, or 16 for HU + 1024
     preview: bool = False, # write a contact sheet a subject
-    **finding, # as for `find_cases`
-) -> pd.DataFrame: # the manifest; `attrs` has what to say: `warnings` (subject, sentence), `skipped`, `remarks`, and `left_out`, the number of cases
+    **finding, # as for find_cases
+) -> pd.DataFrame: # the manifest; attrs has what to say: warnings (subject, sentence), skipped, remarks, and left_out, the number of cases
     "Convert volumes to PNG slices; raises `BadInput`, and then writes nothing"
     src, what = Path(src), form(windows, bits)
     _check_options(src, dst, check, strict)
@@ -244,7 +244,7 @@ def finish(
 # %% ../nbs/03_convert.ipynb #c8902495
 def import_slices(
     src, # folder with images/, masks/ and manifest.csv (file, subject, z, split)
-    dst, # folder to make, as `convert` makes it
+    dst, # folder to make, as convert makes it
     hu_window=(0, 255), # (low, high): the HU that the pixels' 0 and 255 stand for
 ) -> pd.DataFrame: # the manifest
     "Bring 8-bit PNG slices with their masks into the form that `convert` writes; raises `BadInput`"

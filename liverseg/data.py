@@ -27,9 +27,9 @@ from .work import track
 
 # %% ../nbs/04_data.ipynb #49acfb71
 def read_manifest(
-    folder, # what `convert` wrote, or any folder with such a manifest.csv
+    folder, # what convert wrote, or any folder with such a manifest.csv
     splits=SPLITS, # the splits wanted
-) -> pd.DataFrame: # `z` integer; `liver_px`, `dx`, `dy`, `dz` float, NaN where unknown
+) -> pd.DataFrame: # z integer; liver_px, dx, dy, dz float, NaN where unknown
     "Read and check `folder`/manifest.csv; raises `BadInput`"
     path = Path(folder)/'manifest.csv'
     if not path.is_file(): raise BadInput(f'{path}: there is no such file; make the folder with `liverseg convert SRC {folder}`')
@@ -53,7 +53,7 @@ def _check_rows(table, path):
 
 # %% ../nbs/04_data.ipynb #941b53b5
 def split_by_subject(
-    table: pd.DataFrame, # slices, with a `subject` each
+    table: pd.DataFrame, # slices, with a subject each
     valid: float = 0.2, # share of the subjects, 0…1; at least one is taken
     seed: int = 42,
 ) -> np.ndarray: # True where the slice is for validation
@@ -75,11 +75,11 @@ def split_by_slice(
 
 # %% ../nbs/04_data.ipynb #9ff1eedc
 def training_table(
-    folder, # what `convert` wrote
+    folder, # what convert wrote
     valid: float = 0.2, # share kept for validation, unless the manifest has rows marked valid
     split: str = 'subject', # 'subject', or 'slice' for comparison with the reference only
     seed: int = 42,
-) -> pd.DataFrame: # slices with masks, and `is_valid`
+) -> pd.DataFrame: # slices with masks, and is_valid
     "The slices to train on and to validate on; raises `BadInput`"
     table = read_manifest(folder, ('train', 'valid'))
     blind = table.loc[table['mask'] == '', 'image']
@@ -91,8 +91,8 @@ def training_table(
 
 # %% ../nbs/04_data.ipynb #0dc73bdd
 def read_form(
-    folder, # what `convert` wrote
-) -> tuple: # (what `liverseg.convert.form` gave, a remark or '')
+    folder, # what convert wrote
+) -> tuple: # (what liverseg.convert.form gave, a remark or '')
     "Read and check `folder`/dataset.json; raises `BadInput`"
     path = Path(folder)/'dataset.json'
     if not path.is_file(): return form(), '{}: is not there, so the slices are taken to have the window {:g},{:g} HU'.format(path, *form()['window'])
@@ -118,14 +118,14 @@ def unpacked(pixels): return pixels if pixels.dtype == np.uint8 else pixels.asty
 
 # %% ../nbs/04_data.ipynb #e56ad267
 def read_slice(
-    path, # a slice that `convert` wrote
+    path, # a slice that convert wrote
     form: dict = form(), # what its pixels mean
 ) -> np.ndarray: # uint8 (h, w) for one window, uint8 (h, w, 3) for three, float32 (h, w) in HU for 16 bits
     "A slice; raises `BadInput`"
     return unpacked(_read_png(path, 'I;16' if form['bits'] == 16 else 'RGB' if len(as_windows(form['window'])) == 3 else 'L'))
 
 def shown(
-    pixels: np.ndarray, # of `read_slice`
+    pixels: np.ndarray, # of read_slice
     form: dict, # what they mean
 ) -> np.ndarray: # uint8
     "A slice as a picture to look at"
@@ -133,7 +133,7 @@ def shown(
 
 # %% ../nbs/04_data.ipynb #cc4f040d
 def read_mask(
-    path, # a mask that `convert` wrote
+    path, # a mask that convert wrote
     shape, # of its slice
 ) -> np.ndarray: # (h, w) uint8, 0 and 1
     "A slice's mask; raises `BadInput`"
@@ -144,7 +144,7 @@ def read_mask(
 
 # %% ../nbs/04_data.ipynb #cd208843
 def content_hash(
-    folder, # what `convert` wrote
+    folder, # what convert wrote
     table: pd.DataFrame, # rows of its manifest with masks
 ) -> str: # 16 hex digits
     "What identifies the slices and masks that a model was trained on, whatever they are called: the start of a SHA-256"
@@ -156,7 +156,7 @@ def content_hash(
 
 # %% ../nbs/04_data.ipynb #c820b5aa
 def check_slices(
-    folder, # what `convert` wrote
+    folder, # what convert wrote
     table: pd.DataFrame, # rows of its manifest with masks
 ):
     "Read every slice and mask once; raises `BadInput` for the first that cannot be trained on"
@@ -169,7 +169,7 @@ WIDE = dict(max_rotate=15., min_zoom=.75, max_zoom=1.3, max_lighting=.3) # rotat
 AUGMENT = dict(mild=dict(max_rotate=10., min_zoom=.85, max_zoom=1.15, max_lighting=.2), wide=WIDE, spots=WIDE)
 
 def augmentations(
-    how: str = 'mild', # a name in `AUGMENT`, or 'none'
+    how: str = 'mild', # a name in AUGMENT, or 'none'
     flip: bool = False, # mirror left and right in every second picture
 ) -> list: # fastai batch transforms
     "Rotation, zoom about any point, brightness and contrast, and left–right flips; 'spots' adds spots to livers"
@@ -210,7 +210,7 @@ class HUImage(PILImage):
 
 class Windows(DisplayedTransform):
     "HU to what an encoder sees: three channels, 0…255"
-    order = 9 # before `IntToFloatTensor` divides by 255
+    order = 9 # before IntToFloatTensor divides by 255
     def __init__(self, windows): self.windows = windows if len(windows) == 3 else windows*3
     def encodes(self, x: TensorImage):
         return torch.cat([((x.float() - low)*(255/(high - low))).clamp(0, 255) for low, high in self.windows], 1)
@@ -227,7 +227,7 @@ def liver_block(
     size: int = 256, # pixels, of the squares that the network sees
     augment: str = 'mild', # how the training pictures are changed at random: 'mild', 'wide', 'spots' or 'none'
     flip: bool = False, # also mirror them
-) -> DataBlock: # takes the table of `training_table`
+) -> DataBlock: # takes the table of training_table
     "The `DataBlock` from slices and masks to batches"
     return DataBlock(blocks=(_slice_block(read_form(folder)[0]), MaskBlock(CODES)),
                      get_x=ColReader('image', pref=f'{folder}/'), get_y=ColReader('mask', pref=f'{folder}/'),
@@ -253,8 +253,8 @@ class ShareDL(TfmdDL):
 
 # %% ../nbs/04_data.ipynb #fa008ae8
 def liver_dls(
-    folder, # what `convert` wrote
-    table: pd.DataFrame = None, # slices with `is_valid`; drawn by `training_table` if not given
+    folder, # what convert wrote
+    table: pd.DataFrame = None, # slices with is_valid; drawn by training_table if not given
     size: int = 256, # pixels
     bs: int = 8, # slices in a batch
     augment: str = 'mild', # how the training pictures are changed: 'mild', 'wide', 'spots' or 'none'
@@ -278,4 +278,4 @@ def _both_kinds(folder, train):
     if not 0 < n < len(train): raise BadInput(f"{folder}: {n} of its {len(train)} training slices show liver, so that no share of them can be chosen; train without --liver-share")
 
 # %% ../nbs/04_data.ipynb #a49118a2
-MASK_LOOK = dict(cmap=ListedColormap([(0, 0, 0, 0), (1, .5, 0, 1)]), vmin=0, vmax=1) # how `show_batch` and `show_results` draw a mask
+MASK_LOOK = dict(cmap=ListedColormap([(0, 0, 0, 0), (1, .5, 0, 1)]), vmin=0, vmax=1) # how show_batch and show_results draw a mask

@@ -29,7 +29,7 @@ class Case:
     image: Path|None # NIfTI file, or folder with a DICOM series
     mask: Path|None = None # NIfTI file, or folder with a picture a slice; None: a scan to be segmented, not measured
     tumours: tuple = () # further masks, painted over the first as label 2
-    liver: tuple = () # the labels that count as liver; empty: those that `liver_mask` understands
+    liver: tuple = () # the labels that count as liver; empty: those that liver_mask understands
     names: Path|None = None # a dataset.json that tells what the labels mean
     spacing: tuple|None = None # (dx, dy, dz) in mm, used only where the file does not tell
     error: str = '' # why it cannot be used
@@ -279,7 +279,7 @@ def find_cases(
     without: tuple = (), # subjects or patterns to leave out
     liver: tuple = (), # the labels that count as liver, whatever the data set says
     spacing: tuple = None, # (dx, dy, dz) in mm, for files that do not tell
-) -> list: # of `Case`, by split and subject
+) -> list: # of Case, by split and subject
     "List the cases of a data set by looking at names alone; raises `BadInput`"
     src = Path(src)
     if not (is_dir(src) or is_file(src)): raise BadInput(f'{src}: there is no such folder; give the folder that holds train/nii and test/nii, or a known data set')
@@ -303,7 +303,7 @@ LITS_LEAK = ('volumes 28–47 of LiTS (and the Decathlon, which has its scans) a
              'leave them out of the training if 3D-IRCADb-01 is to test it')
 
 def lits_numbers(
-    cases: list, # of `Case`
+    cases: list, # of Case
 ) -> list: # the numbers, where files are numbered as LiTS numbers its own
     "Find LiTS's numbering in the names of the scans"
     return sorted(int(m[1]) for c in cases if c.image and (m := re.fullmatch(r'(?:volume-|liver_)(\d+)(?:_0000)?', _stem(c.image))))
@@ -357,7 +357,7 @@ def spacing_known(vol): return not any(n.code == 'spacing' for n in vol.notes)
 # %% ../nbs/02c_datasets.ipynb #35c86da3
 def read_labels(
     case: Case,
-) -> tuple: # (the scan, its labels or None), both `Volume`, RAS, on one grid
+) -> tuple: # (the scan, its labels or None), both Volume, RAS, on one grid
     "Read a case's image and its labels as they are; raises `BadInput`"
     if case.error: raise BadInput(case.error)
     series = read_series(case.image) if is_dicom(case.image) else None

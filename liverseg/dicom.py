@@ -82,7 +82,7 @@ def _place(path):
 # %% ../nbs/01b_dicom.ipynb #1e3a4720
 def is_dir(
     path, # may lead through zip archives
-) -> bool: # True for a `.zip` file too
+) -> bool: # True for a .zip file too
     "Is this a folder, on the disk or in an archive?"
     zf, inside = _place(path)
     return Path(path).is_dir() if zf is None else inside in _tree(zf)
@@ -90,7 +90,7 @@ def is_dir(
 # %% ../nbs/01b_dicom.ipynb #a107b0bc
 def is_file(
     path, # may lead through zip archives
-) -> bool: # False for a `.zip` file, which counts as a folder
+) -> bool: # False for a .zip file, which counts as a folder
     "Is this a file, on the disk or in an archive?"
     zf, inside = _place(path)
     if zf is None: return Path(path).is_file()
@@ -98,8 +98,8 @@ def is_file(
 
 # %% ../nbs/01b_dicom.ipynb #4fdf71f9
 def ls(
-    folder, # a folder or a `.zip` file; may lead through zip archives
-) -> list: # of `Path`, 2 before 10; hidden files and macOS's twins left out
+    folder, # a folder or a .zip file; may lead through zip archives
+) -> list: # of Path, 2 before 10; hidden files and macOS's twins left out
     "What a folder holds; raises `BadInput`"
     folder = Path(folder)
     if not is_dir(folder): raise BadInput(f'{folder}: there is no such folder; check the path')
@@ -496,7 +496,7 @@ class Series:
     "A volume made of a DICOM series, on the grid of its files"
     data: np.ndarray # HU (i, j, k): column, row, slice along the normal; int16, or float32 where that would lose something
     affine: np.ndarray # 4×4, index to mm in RAS+
-    files: list # of `Path`, by k
+    files: list # of Path, by k
     notes: list = field(default_factory=list) # of (code, sentence): what was noticed on the way in
     modality: str = 'CT'
     positions: np.ndarray = None # (k, 3), mm in RAS+, of each slice's first pixel
@@ -605,7 +605,7 @@ def _label(s, shape):
 
 # %% ../nbs/01b_dicom.ipynb #40901f16
 def series_image(
-    series, # a `Series`, or a folder as for `read_series`
+    series, # a Series, or a folder as for read_series
 ) -> tuple: # nib.Nifti1Image (i, j, k) and the notes, (code, sentence) each
     "A DICOM series as a NIfTI image in memory; raises `BadInput`"
     if not isinstance(series, Series): series = read_series(series)

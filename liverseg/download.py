@@ -171,7 +171,7 @@ def unpack(
     most: int = 20000, # members that it may have
     label: str = None, # what the archive is called in messages; None: its path
     say=print, # takes a line for the user
-) -> list: # names of the files below `folder`, with /
+) -> list: # names of the files below folder, with /
     "Unpack an archive that is not trusted, checking all of it before anything is written; raises `BadInput`"
     label, folder = label or str(path), Path(folder)
     with _sentences(label, folder):
@@ -308,15 +308,15 @@ def _archive(source, file, label, part, **how):
 
 # %% ../nbs/03b_download.ipynb #d765b3b4
 def download(
-    name: str, # which data set, one of `SOURCES`
+    name: str, # which data set, one of SOURCES
     dst, # folder to make; new, empty, or made by an earlier download
     sha256: str = None, # what the archive must have, 64 hexadecimal digits
     file=None, # the archive, already here: nothing is downloaded, and it is left as it is
     say=print, # takes lines for the user
-    source: Source = None, # another data set than `name`
+    source: Source = None, # another data set than name
     timeout: float = 30, # seconds of silence after which the server is given up
     retries: int = 3, # how often to try again
-) -> Path: # `dst`
+) -> Path: # dst
     "Download a public data set, check it and unpack it; raises `BadInput`, and then leaves nothing"
     source, dst = source or _source(name), Path(dst)
     known = [h for h in (_sha256(sha256), source.hash) if h]

@@ -60,9 +60,9 @@ def slice_row(
 DISTANCES = ('hd95_mm', 'assd_mm', 'nsd')
 
 def case_table(
-    slices: pd.DataFrame, # rows of `slice_row`
+    slices: pd.DataFrame, # rows of slice_row
     spacing: dict = None, # subject to (dx, dy, dz) in mm; NaN where unknown
-    far: dict = None, # subject to what `liverseg.metrics.distances` gave
+    far: dict = None, # subject to what liverseg.metrics.distances gave
 ) -> pd.DataFrame: # a row a subject: subject, dice, jaccard, …, hd95_mm, …, volume_ml_true, volume_ml_pred, …
     "Overlap, distances and volume of whole cases"
     cases = slices.groupby('subject', as_index=False)[['both_px', 'pred_px', 'true_px']].sum()
@@ -92,8 +92,8 @@ def spread(
 MEASURES = ('dice', 'jaccard', 'voe', 'rvd', 'precision', 'recall', *DISTANCES)
 
 def summarise(
-    slices: pd.DataFrame, # rows of `slice_row`
-    cases: pd.DataFrame, # of `case_table`
+    slices: pd.DataFrame, # rows of slice_row
+    cases: pd.DataFrame, # of case_table
 ) -> dict: # JSON values; None where there is nothing to average
     "The figures of an evaluation, each under its full name"
     num = lambda v: None if pd.isna(v) else round(float(v), 6)
@@ -108,12 +108,12 @@ def summarise(
 
 # %% ../nbs/07_evaluate.ipynb #25937d12
 def segmented(
-    net, # as `load_model` returns it
+    net, # as load_model returns it
     meta: dict, # its description
-    data, # folder that `convert` wrote
+    data, # folder that convert wrote
     table: pd.DataFrame, # rows of its manifest, all with masks
-    tta: str = 'none', # a name in `liverseg.tta.VIEWS`
-    bs: int = None, # slices at once; `liverseg.tta.at_once` if not given
+    tta: str = 'none', # a name in liverseg.tta.VIEWS
+    bs: int = None, # slices at once; liverseg.tta.at_once if not given
 ): # yields (row of the table, prediction, truth), masks (h, w) on the slice's own grid
     "Segment slices, and read the masks to compare them with"
     from liverseg.data import read_mask, read_slice # here, so that torch is loaded only where a network is asked
@@ -132,12 +132,12 @@ def _apart(found, tolerance):
 
 def evaluate_slices(
     net, meta, # the model
-    data, # folder that `convert` wrote
+    data, # folder that convert wrote
     table: pd.DataFrame, # rows of its manifest, all with masks
-    tta: str = 'none', # a name in `liverseg.tta.VIEWS`
-    bs: int = None, # slices at once; `liverseg.tta.at_once` if not given
+    tta: str = 'none', # a name in liverseg.tta.VIEWS
+    bs: int = None, # slices at once; liverseg.tta.at_once if not given
     tolerance: float = TOLERANCE, # mm, for NSD
-) -> tuple: # (rows of `slice_row`, distances by subject)
+) -> tuple: # (rows of slice_row, distances by subject)
     "Segment slices and compare them with their masks"
     rows, far = [], {}
     for subject, found in groupby(segmented(net, meta, data, table.sort_values(['subject', 'z']), tta, bs), lambda f: f[0].subject):
@@ -148,8 +148,8 @@ def evaluate_slices(
 
 # %% ../nbs/07_evaluate.ipynb #59fccc34
 def show_slices(
-    cases: pd.DataFrame, # of `case_table`
-    slices: pd.DataFrame, # rows of `slice_row`
+    cases: pd.DataFrame, # of case_table
+    slices: pd.DataFrame, # rows of slice_row
     draw, # called with (axes, subject, z)
 ) -> plt.Figure:
     "Best, median and worst case, each on the slice with the most liver"
@@ -171,10 +171,10 @@ def outline(ax, true, pred):
 # %% ../nbs/07_evaluate.ipynb #a7899ec2
 def show_cases(
     net, meta, # the model
-    data, # folder that `convert` wrote
+    data, # folder that convert wrote
     table: pd.DataFrame, # rows of its manifest
-    cases: pd.DataFrame, # of `case_table`
-    slices: pd.DataFrame, # rows of `slice_row`
+    cases: pd.DataFrame, # of case_table
+    slices: pd.DataFrame, # rows of slice_row
     tta: str = 'none',
 ) -> plt.Figure:
     "Best, median and worst case, outlined on the scan"
@@ -188,12 +188,12 @@ def show_cases(
 
 # %% ../nbs/07_evaluate.ipynb #3c6be582
 def evaluate(
-    model, # folder that `train` wrote, or what else `liverseg.models.open_model` takes
-    data, # folder that `convert` wrote
+    model, # folder that train wrote, or what else liverseg.models.open_model takes
+    data, # folder that convert wrote
     report, # folder to make
     split: str = 'test', # train, valid or test
-    tta: str = 'none', # a name in `liverseg.tta.VIEWS`
-    bs: int = None, # slices at once; `liverseg.tta.at_once` if not given
+    tta: str = 'none', # a name in liverseg.tta.VIEWS
+    bs: int = None, # slices at once; liverseg.tta.at_once if not given
     device: str = 'auto',
     tolerance: float = TOLERANCE, # mm, for NSD
     say=print, # takes what is worth telling
@@ -244,10 +244,10 @@ def _typed(): return shlex.join(['liverseg', *sys.argv[1:]]) if Path(sys.argv[0]
 
 def write_report(
     report, # folder to make
-    cases: pd.DataFrame, # of `case_table`
-    slices: pd.DataFrame, # rows of `slice_row`
-    summary: dict, # of `summarise`, and what else shall be kept
-    fig=None, # of `show_slices`
+    cases: pd.DataFrame, # of case_table
+    slices: pd.DataFrame, # rows of slice_row
+    summary: dict, # of summarise, and what else shall be kept
+    fig=None, # of show_slices
 ):
     "Write a report's files beside its place, then put them there; in the tables infinite is `inf` and undefined empty"
     from liverseg.report import report_page

@@ -20,7 +20,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
 
 # %% ../nbs/04b_losses.ipynb #d9de5b04
 def class_weights(
-    folder, # what `convert` wrote
+    folder, # what convert wrote
     table: pd.DataFrame, # rows of its manifest that are trained on
 ) -> torch.Tensor: # (2,) float32, for background and liver
     "How much each class has to count so that both have half the say; a class that is not there counts 0"
@@ -58,8 +58,8 @@ LOSSES = dict(ce='every pixel counts alike, as in the reference', wce='both clas
               dice_ce='overlap and pixels', focal='pixels that are wrong count more', tversky='a missed pixel counts more than a false one')
 
 def liver_loss(
-    name: str = 'dice_ce', # one of `LOSSES`
-    weight=(1., 1.), # of background and liver, for 'wce'; `class_weights` computes them
+    name: str = 'dice_ce', # one of LOSSES
+    weight=(1., 1.), # of background and liver, for 'wce'; class_weights computes them
 ):
     "A loss for scores (n, 2, h, w) and labels (n, h, w)"
     return dict(ce=lambda: CrossEntropyLossFlat(axis=1), wce=lambda: WeightedCE(weight), dice=lambda: DiceLoss(axis=1, smooth=1., reduction='mean'),

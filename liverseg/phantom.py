@@ -74,7 +74,7 @@ def _either(a, b, k=12.):
 def _soft(
     f, # distance, mm (x,y,z)
     pixel, # width of a pixel, mm
-    thick=True # blur along z by what `f` changes from slice to slice?
+    thick=True # blur along z by what f changes from slice to slice?
 ):
     "Share of each voxel that lies inside: partial volume"
     w = np.float32(pixel)
@@ -532,7 +532,7 @@ class Subject:
     "A synthetic CT with its truth, all arrays (x,y,z) in RAS+ order"
     hu: np.ndarray # int16, HU
     labels: np.ndarray # uint8: 0 background, 1 liver, 2 tumour
-    anatomy: np.ndarray|None # uint8, indices of `STRUCTURES`; None unless asked for
+    anatomy: np.ndarray|None # uint8, indices of STRUCTURES; None unless asked for
     affine: np.ndarray # 4x4, voxel index to world mm
     seed: int # what it was drawn from
 
@@ -602,7 +602,7 @@ def write_subject(
 
 # %% ../nbs/02_phantom.ipynb #8d1d0f53
 def make_cohort(
-    dst: str|Path, # folder that gets `train/nii` and `test/nii`
+    dst: str|Path, # folder that gets train/nii and test/nii
     n_train: int = 4, # training subjects
     n_test: int = 2, # test subjects
     seed: int = 0, # of the cohort

@@ -66,7 +66,7 @@ USUAL = ('specks',) # what is done unless something else is asked for
 def clean(
     mask: np.ndarray, # (x, y, z), > 0 inside
     spacing, # mm
-    steps=(), # names in `STEPS`
+    steps=(), # names in STEPS
 ) -> np.ndarray: # uint8, the same shape
     "Do some of the steps"
     out = np.asarray(mask > 0).astype(np.uint8)

@@ -52,9 +52,9 @@ class Segmenter:
 
     @classmethod
     def load(cls,
-        model, # folder that `liverseg train` wrote, or what else `liverseg.models.open_model` takes
+        model, # folder that liverseg train wrote, or what else liverseg.models.open_model takes
         device: str = 'auto',
-    ): # `Segmenter`; raises `BadInput`
+    ): # Segmenter; raises BadInput
         return cls(*open_model(model, device))
 
 # %% ../nbs/08_predict.ipynb #1c8bd8f6
@@ -62,10 +62,10 @@ from fastcore.basics import patch
 
 @patch
 def segment(self: Segmenter,
-    scan, # a NIfTI file, a folder with a DICOM series, or a `Volume`
-    tta: str = 'none', # a name in `liverseg.tta.VIEWS`
-    bs: int = None, # slices at once; `liverseg.tta.at_once` if not given
-    post=USUAL, # names in `liverseg.post.STEPS`
+    scan, # a NIfTI file, a folder with a DICOM series, or a Volume
+    tta: str = 'none', # a name in liverseg.tta.VIEWS
+    bs: int = None, # slices at once; liverseg.tta.at_once if not given
+    post=USUAL, # names in liverseg.post.STEPS
     maps: bool = False, # keep the probability, and its spread if there are several views
     thorough: bool = False, # look at every slice and all of it, see below
 ) -> Segmentation:
@@ -183,7 +183,7 @@ def _stem(path): return re.sub(r'\.(nii(\.gz)?|zip)$', '', path.name) # of a sca
 
 def beside(
     out, # the mask
-) -> dict: # result, preview, prob, spread: `Path`
+) -> dict: # result, preview, prob, spread: Path
     "The files that go with a mask"
     out = Path(out)
     return {k: out.with_name(f'{_stem(out)}{end}') for k, end in dict(result='.json', preview='.png', prob='_prob.nii.gz', spread='_spread.nii.gz').items()}
@@ -216,14 +216,14 @@ def _write(found, out, told):
 
 # %% ../nbs/08_predict.ipynb #017d9ed2
 def predict(
-    model, # folder that `liverseg train` wrote, or what else `liverseg.models.open_model` takes, or a `Segmenter`
+    model, # folder that liverseg train wrote, or what else liverseg.models.open_model takes, or a Segmenter
     scan, # a NIfTI file, or a folder with a DICOM series
-    out, # the mask to write, `.nii` or `.nii.gz`
-    tta: str = 'none', # a name in `liverseg.tta.VIEWS`
+    out, # the mask to write, .nii or .nii.gz
+    tta: str = 'none', # a name in liverseg.tta.VIEWS
     device: str = 'auto',
     spacing: tuple = None, # (dx, dy, dz) in mm, if the scan does not tell
     say=print, # takes what is worth telling
-    **how, # `bs`, `post`, `maps` and `thorough` of `Segmenter.segment`
+    **how, # bs, post, maps and thorough of Segmenter.segment
 ) -> Segmentation:
     "Segment one scan and write its mask, result and preview; raises `BadInput`"
     _place(out := Path(out), scan)
@@ -239,7 +239,7 @@ def predict(
 # %% ../nbs/08_predict.ipynb #fdc1e245
 def scans_in(
     folder,
-) -> list: # `Path`: NIfTI files, folders and zip archives with DICOM
+) -> list: # Path: NIfTI files, folders and zip archives with DICOM
     "The scans of a folder; empty if it is one scan itself, a DICOM series or a study of several; raises `BadInput`"
     inside = sorted(p for p in Path(folder).iterdir() if p.name[0] != '.') if Path(folder).is_dir() else []
     studies = {p: study for p in inside if is_dicom(p) and (study := study_of(p))}
@@ -256,17 +256,17 @@ def _done(segmenter, scan, out, how):
 
 # %% ../nbs/08_predict.ipynb #2fe46680
 def predict_folder(
-    model, # as for `predict`
+    model, # as for predict
     scans, # folder of NIfTI files, and of folders or archives with DICOM
     out, # folder for the masks
     overwrite: bool = False, # also what is there
-    tta: str = 'none', # a name in `liverseg.tta.VIEWS`
+    tta: str = 'none', # a name in liverseg.tta.VIEWS
     device: str = 'auto',
-    post=USUAL, # names in `liverseg.post.STEPS`
+    post=USUAL, # names in liverseg.post.STEPS
     maps: bool = False, # also the maps
     thorough: bool = False, # look at every slice and all of it
     say=print, # takes what is worth telling
-    **more, # `bs` and `spacing` of `predict`
+    **more, # bs and spacing of predict
 ) -> pd.DataFrame: # a row a scan: scan, volume_ml, liver_found, touches, seconds, error
     "Segment all scans of a folder; a bad one is a row with an error"
     segmenter, rows = Segmenter.load(model, device), []

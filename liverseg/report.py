@@ -46,7 +46,7 @@ def _svg(fig):
 
 # %% ../nbs/07c_report.ipynb #e98d6d06
 def dice_picture(
-    cases: pd.DataFrame, # `subject`, `dice`
+    cases: pd.DataFrame, # subject, dice
 ) -> Picture:
     "Each case's Dice, and how they are spread"
     fig, ax = _axes('Dice of the cases', 'Dice', 'cases')
@@ -56,7 +56,7 @@ def dice_picture(
 
 # %% ../nbs/07c_report.ipynb #e368a7dc
 def volume_picture(
-    cases: pd.DataFrame, # `dice`, `volume_ml_true`
+    cases: pd.DataFrame, # dice, volume_ml_true
 ) -> Picture:
     "Dice against the liver's size: are the small ones the bad ones?"
     fig, ax = _axes('Dice by size of the liver', 'true volume, mL', 'Dice')
@@ -65,7 +65,7 @@ def volume_picture(
 
 # %% ../nbs/07c_report.ipynb #da666022
 def bland_altman(
-    cases: pd.DataFrame, # `volume_ml_true`, `volume_ml_pred`
+    cases: pd.DataFrame, # volume_ml_true, volume_ml_pred
 ) -> Picture:
     "How far the volumes are off, and whether that grows with the liver"
     mean, off = (cases['volume_ml_true'] + cases['volume_ml_pred'])/2, cases['volume_ml_pred'] - cases['volume_ml_true']
@@ -76,7 +76,7 @@ def bland_altman(
 
 # %% ../nbs/07c_report.ipynb #c319def4
 def height_picture(
-    slices: pd.DataFrame, # `subject`, `z`, `dice`
+    slices: pd.DataFrame, # subject, z, dice
 ) -> Picture:
     "Dice along the body, from the first slice with liver to the last, every case on the same stretch"
     fig, ax = _axes('Dice along the liver', 'from its lowest slice (0) to its highest (1)', 'Dice of the slice')
@@ -152,9 +152,9 @@ def _pictures(cases, slices, known):
     return ''.join(f'<figure>{_svg(fig)}</figure>' for fig in drawn)
 
 def report_page(
-    cases: pd.DataFrame, # of `liverseg.evaluate.case_table`
-    slices: pd.DataFrame, # rows of `liverseg.evaluate.slice_row`
-    summary: dict, # of `liverseg.evaluate.summarise`
+    cases: pd.DataFrame, # of liverseg.evaluate.case_table
+    slices: pd.DataFrame, # rows of liverseg.evaluate.slice_row
+    summary: dict, # of liverseg.evaluate.summarise
     picture: bytes = None, # a PNG of the best, median and worst case
     command: str = '', # what was typed
 ) -> str: # a whole HTML page
@@ -170,7 +170,7 @@ def report_page(
 # %% ../nbs/07c_report.ipynb #8c4f560a
 def compared_section(
     against: str, # name of the other report
-    table: pd.DataFrame, # a row a case, of `liverseg.masks.compare_reports`
+    table: pd.DataFrame, # a row a case, of liverseg.masks.compare_reports
     found: dict, # measure to its paired difference
 ) -> str: # HTML
     "The comparison with another report"
@@ -180,7 +180,7 @@ def compared_section(
             f'<div class="pictures"><figure>{_svg(difference_picture(table))}</figure><div>{html_table(table, "sorts")}</div></div>')
 
 def difference_picture(
-    table: pd.DataFrame, # `dice`, `dice_against`
+    table: pd.DataFrame, # dice, dice_against
 ) -> Picture:
     "Each case's Dice in both reports; above the line it has gained"
     fig, ax = _axes('Dice of the cases in both reports', 'the other', 'this one')
@@ -191,8 +191,8 @@ def difference_picture(
 
 # %% ../nbs/07c_report.ipynb #17827245
 def with_section(
-    page: str, # of `report_page`
-    section: str, # of `compared_section`
+    page: str, # of report_page
+    section: str, # of compared_section
 ) -> str: # the page, an earlier comparison replaced
     "A report's page with a comparison below its head figures"
     before, *_, after = page.split(MARK)

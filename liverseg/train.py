@@ -43,7 +43,7 @@ class CaseDice(Metric):
     "Mean over the validation subjects of the Dice of all their slices together; a subject with neither true nor predicted liver is left out"
     def reset(self): self.at, self.counts = 0, Counter()
     def accumulate(self, learn):
-        if not hasattr(learn.dl, 'items'): return # a single batch, as `show_results` makes it
+        if not hasattr(learn.dl, 'items'): return # a single batch, as show_results makes it
         pred, true = learn.pred.argmax(1) == 1, learn.y == 1
         start = self.at + _first_row(learn.dl)
         subjects = learn.dl.items['subject'].iloc[start:start + len(pred)]
@@ -72,14 +72,14 @@ def _of_all(value):
 
 # %% ../nbs/05_train.ipynb #b2987a20
 def liver_learner(
-    dls, # `DataLoaders` of slices and masks
-    arch: str = 'resnet34', # encoder, one of `ARCHS`
+    dls, # DataLoaders of slices and masks
+    arch: str = 'resnet34', # encoder, one of ARCHS
     pretrained: bool = True, # start the encoder from ImageNet weights
     weights=None, # a file with those weights, if not in torch's cache
-    decoder: str = 'light', # one of `DECODERS`; 'reference' is the network of the reference work
-    loss=None, # a loss, that of `liver_loss` if not given
+    decoder: str = 'light', # one of DECODERS; 'reference' is the network of the reference work
+    loss=None, # a loss, that of liver_loss if not given
     precision: str = 'fp32', # 'bf16' and 'fp16' are faster where the processor has them; 'auto' knows where
-    **kwargs, # to fastai's `Learner`
+    **kwargs, # to fastai's Learner
 ) -> Learner: # frozen, where pretrained
     "A UNet with the Dice of whole cases; raises `BadInput`"
     trained = pretrained_encoder(arch, weights) if pretrained else None
@@ -164,8 +164,8 @@ FORMAT = 2 # of model.json
 def _numbers_of(net): return {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
 
 def save_model(
-    net: torch.nn.Module, # what `liver_learner` trained
-    meta: dict, # what `describe` returned, and whatever else is worth keeping
+    net: torch.nn.Module, # what liver_learner trained
+    meta: dict, # what describe returned, and whatever else is worth keeping
     folder, # where model.safetensors and model.json go
 ):
     "Save weights and description"
@@ -178,7 +178,7 @@ def describe(
     arch: str, # encoder
     size: int, # pixels
     form: dict = form(), # what the pixels of the slices mean
-    decoder: str = 'light', # as in `liver_learner`
+    decoder: str = 'light', # as in liver_learner
     **more, # anything else worth keeping
 ) -> dict: # JSON values only
     "What has to be known to use a network: how it is built and what it eats"
@@ -226,7 +226,7 @@ _FIELDS = dict(arch=lambda v: v in ARCHS, decoder=lambda v: v in DECODERS, size=
 
 # %% ../nbs/05_train.ipynb #d8f7c73b
 def load_model(
-    folder, # what `train` wrote
+    folder, # what train wrote
     device='cpu', # where to put it
 ) -> tuple: # (network in evaluation mode, description)
     "Load a network without running anything from its files; raises `BadInput`"
@@ -259,7 +259,7 @@ class Recipe:
     pretrained: bool = True # ImageNet weights in the encoder
     weights: str|None = None # a file with them
     decoder: str = 'light' # 'fastai', or 'reference'
-    loss: str = 'dice_ce' # a name in `LOSSES`
+    loss: str = 'dice_ce' # a name in LOSSES
     liver_share: float|None = None # of slices with liver in a batch; as they come if not given
     augment: str = 'mild' # 'wide', 'spots' or 'none'
     flip: bool = False # mirror training pictures
@@ -376,7 +376,7 @@ MODEL_FILES = ('model.safetensors', 'model.json', 'history.csv', 'loss.png', 'ba
 # %% ../nbs/05_train.ipynb #cddc9ae8
 @delegates(Recipe)
 def train(
-    data, # folder that `convert` wrote
+    data, # folder that convert wrote
     model, # folder to make
     device: str = 'auto',
     say=print, # takes what is worth telling
@@ -397,7 +397,7 @@ def train(
         run(learn, keeper, r.lr)
         return _keep(learn, r, what, table, keeper, origin['data'])
 
-train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own `__init__` has no source
+train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own __init__ has no source
 
 # %% ../nbs/05_train.ipynb #2e24a694
 def _learner(data, table, r, device):

@@ -125,7 +125,7 @@ class Together(torch.nn.Module):
 
 # %% ../nbs/06_tta.ipynb #16853b3e
 def prepare(
-    slices, # list of arrays as `liverseg.data.read_slice` gives them
+    slices, # list of arrays as liverseg.data.read_slice gives them
     meta: dict, # the model's description
 ) -> torch.Tensor: # (n, 3, size, size) float32, normalised
     "Slices as the network saw them in training"
@@ -149,9 +149,9 @@ def _home(net): return next(chain(net.parameters(), net.buffers()), torch.empty(
 
 def slice_maps(
     net, meta, # the model
-    slices, # any iterable of arrays as `liverseg.data.read_slice` gives them, read as they are needed
-    tta: str = 'none', # a name in `VIEWS`
-    bs: int = None, # slices at once; `at_once` if not given
+    slices, # any iterable of arrays as liverseg.data.read_slice gives them, read as they are needed
+    tta: str = 'none', # a name in VIEWS
+    bs: int = None, # slices at once; at_once if not given
     box: tuple = (slice(None), slice(None)), # rows and columns of the network's square, steps of 32
     spread: bool = True, # also tell how far the views disagree
 ): # yields (probability of liver, its spread over the views), (h, w) float32 arrays on the slice's own grid
@@ -168,8 +168,8 @@ def slice_maps(
 def slice_probs(
     net, meta, # the model
     slices, # any iterable of such arrays
-    tta: str = 'none', # a name in `VIEWS`
-    bs: int = None, # slices at once; `at_once` if not given
+    tta: str = 'none', # a name in VIEWS
+    bs: int = None, # slices at once; at_once if not given
 ): # yields (h, w) float32 arrays, probability of liver on the slice's own grid
     "The first of those maps alone"
     return (prob for prob, in slice_maps(net, meta, slices, tta, bs, spread=False))
@@ -177,7 +177,7 @@ def slice_probs(
 # %% ../nbs/06_tta.ipynb #54ec69b5
 def tta_remark(
     meta: dict, # the model's description
-    tta: str, # a name in `VIEWS`
+    tta: str, # a name in VIEWS
 ) -> str: # '' if all is well
     "What to say when a model is asked about mirrored or turned pictures and was not trained with mirrored ones"
     if tta not in MIRRORED or meta.get('flip'): return ''

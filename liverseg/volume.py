@@ -33,7 +33,7 @@ def _from_gzip(path):
 
 # %% ../nbs/01_volume.ipynb #4b3a05fa
 def open_nifti(
-    path, # a `.nii`, `.nii.gz` or `.hdr`/`.img` file
+    path, # a .nii, .nii.gz or .hdr/.img file
 ) -> nib.Nifti1Pair: # nibabel's image, its header checked, its voxels not yet looked at
     "Open a NIfTI file, or raise `BadInput` with the reason why it cannot be"
     path = Path(path)
@@ -155,9 +155,9 @@ class Volume:
     data: np.ndarray # voxels (x, y, z): x to the patient's right, y to the front, z to the head
     affine: np.ndarray # 4×4, RAS index to mm
     header: nib.Nifti1Header # the file's own header
-    ornt: np.ndarray # (3, 2), from the file's axes to RAS, as nibabel's `io_orientation` gives it
+    ornt: np.ndarray # (3, 2), from the file's axes to RAS, as nibabel's io_orientation gives it
     path: Path
-    notes: list = field(default_factory=list) # of `Note`: what was noticed or mended on the way in
+    notes: list = field(default_factory=list) # of Note: what was noticed or mended on the way in
 
     @property
     def spacing(self): return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine)) # (dx, dy, dz) in mm
@@ -262,7 +262,7 @@ def to_slices(
 
 # %% ../nbs/01_volume.ipynb #f867c27c
 def from_slices(
-    slices: np.ndarray, # (z, row, column), as `to_slices` gives them
+    slices: np.ndarray, # (z, row, column), as to_slices gives them
 ) -> np.ndarray: # RAS volume (x, y, z) view
     "Undo `to_slices`"
     return slices.transpose(2, 1, 0)[::-1, ::-1]
@@ -272,7 +272,7 @@ ORDERS = [''.join(o) for o in itertools.permutations('RASLPI', 3) if all(len(set
 
 def stored_as(
     img: nib.Nifti1Image,
-    codes: str, # one of `ORDERS`: where each axis of the array points, such as 'LPS'
+    codes: str, # one of ORDERS: where each axis of the array points, such as 'LPS'
 ) -> nib.Nifti1Image:
     "The same picture of the same patient, its array stored in another axis order"
     return img.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(img.affine), nib.orientations.axcodes2ornt(codes)))
@@ -330,7 +330,7 @@ def _write_on_grid(values, vol, path, dtype, what):
 def write_mask(
     mask: np.ndarray, # RAS mask (x, y, z), integers 0…255
     vol: Volume, # the scan whose grid it goes to
-    path, # `.nii` or `.nii.gz`
+    path, # .nii or .nii.gz
 ):
     "Write `mask` as uint8 NIfTI on the grid of `vol`'s file, with that file's geometry"
     _write_on_grid(mask, vol, path, np.uint8, 'mask')
@@ -339,7 +339,7 @@ def write_mask(
 def write_map(
     values: np.ndarray, # RAS (x, y, z), such as a probability, 0…1
     vol: Volume, # the scan whose grid it goes to
-    path, # `.nii` or `.nii.gz`
+    path, # .nii or .nii.gz
 ):
     "Write numbers as float32 NIfTI on the grid of `vol`'s file, with that file's geometry"
     _write_on_grid(np.round(values, 3), vol, path, np.float32, 'map')

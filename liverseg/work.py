@@ -114,7 +114,7 @@ def watched() -> bool: # in a notebook or on a terminal
 
 def track(
     items, # what to go through
-    total: int = None, # how many, where `items` has no length
+    total: int = None, # how many, where items has no length
 ):
     "Go through `items` with a progress bar, if there is somebody to see it"
     return progress_bar(items, total=total, leave=False) if watched() else items

@@ -1,4 +1,4 @@
-"Run notebooks in place and keep their outputs, without what progress bars leave behind: `python tests/run_notebooks.py NOTEBOOK…`"
+"Run notebooks in place and keep their outputs, without what progress bars and widgets leave behind: `python tests/run_notebooks.py NOTEBOOK…`"
 import sys
 from pathlib import Path
 
@@ -11,6 +11,13 @@ def left_by_a_bar(output):
     return not html.replace('<div></div>', '').strip() or 'progress' in html and '<table' not in html
 
 
+def without_widgets(book):
+    "A widget lives as long as its kernel: its state (megabytes, for a viewer) goes, the picture in its place stays"
+    book.metadata.pop('widgets', None)
+    for output in (o for cell in book.cells if cell.cell_type == 'code' for o in cell.outputs):
+        if 'image/png' in output.get('data', {}): output['data'].pop('application/vnd.jupyter.widget-view+json', None)
+
+
 def run(path):
     "Execute one notebook in its own folder; an error in a cell ends the run"
     book = nbformat.read(path, as_version=4)
@@ -18,6 +25,7 @@ def run(path):
     for cell in book.cells:
         if cell.cell_type == 'code':
             cell.outputs = [o for o in cell.outputs if not left_by_a_bar(o)]
+    without_widgets(book)
     nbformat.write(book, path)
 
 

@@ -30,13 +30,18 @@ def test_newest_fastai_and_fastcore_come(clean):
     assert tuple(map(int, fastai.split('.'))) >= (2, 8, 7) and int(fastcore.split('.')[0]) >= 2
 
 
-def test_the_demo_runs_there(clean, tmp_path):
-    env = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
-    done = subprocess.run([str(clean / 'env/bin/liverseg'), 'demo', str(tmp_path / 'demo')], capture_output=True, text=True, env=env, cwd=tmp_path)
+def run_demo(env, folder):
+    "The demo by the command of that environment; its cases"
+    clear = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
+    done = subprocess.run([str(env / 'bin/liverseg'), 'demo', str(folder)], capture_output=True, text=True, env=clear, cwd=folder.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz', 'scan_mask.json', 'scan_mask.png'):
-        assert (tmp_path / 'demo' / name).exists()
-    cases = pd.read_csv(tmp_path / 'demo/report/cases.csv')
+        assert (folder / name).exists()
+    return pd.read_csv(folder / 'report/cases.csv')
+
+
+def test_the_demo_runs_there(clean, tmp_path):
+    cases = run_demo(clean / 'env', tmp_path / 'demo')
     assert len(cases) >= 6 and cases['volume_ml_true'].max() >= 1.3 * cases['volume_ml_true'].min()
     assert cases['dice'].mean() >= 0.90
 
@@ -45,6 +50,19 @@ def test_the_sdist_holds_what_a_build_needs(clean):
     import tarfile
     names = {n.split('/', 1)[1] for n in tarfile.open(next((clean / 'dist').glob('*.tar.gz'))).getnames() if '/' in n}
     assert {'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'liverseg/cli.py'} <= names
+
+
+def test_the_sdist_gives_the_same(clean, tmp_path):
+    "In a second environment, which sees what the first has installed but not its liverseg"
+    sdist, env = next((clean / 'dist').glob('*.tar.gz')), tmp_path / 'env'
+    subprocess.run([sys.executable, '-m', 'venv', str(env)], check=True)
+    lib = next((clean / 'env/lib').glob('python*/site-packages'))
+    done = subprocess.run([str(env / 'bin/python'), '-m', 'pip', 'install', '-q', '--no-deps', str(sdist)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    next((env / 'lib').glob('python*/site-packages')).joinpath('others.pth').write_text(f'{lib}\n')
+    where = subprocess.run([str(env / 'bin/python'), '-c', 'import liverseg; print(liverseg.__file__)'], capture_output=True, text=True, check=True).stdout
+    assert where.startswith(str(env))
+    assert run_demo(env, tmp_path / 'demo')['dice'].mean() >= 0.90
 
 
 def test_metadata_comes_from_settings(clean):
@@ -61,7 +79,8 @@ EXTRAS = dict(
     multi='import accelerate',
     onnx='from liverseg.network import build_net; from liverseg.train import describe, save_model; from liverseg.models import export_onnx, open_model; '
          'save_model(build_net("resnet18", size=64), describe("resnet18", 64), "m"); open_model([export_onnx("m", "m.onnx"), "m"], "cpu")',
-    widgets='from liverseg.browse import browse; from liverseg.phantom import make_subject, write_subject; browse(write_subject(make_subject(0, shape=(32, 32, 8)), ".", "s")[0])')
+    widgets='from liverseg.browse import browse, browse_3d; from liverseg.phantom import make_subject, write_subject; '
+            'scan = write_subject(make_subject(0, shape=(32, 32, 8)), ".", "s")[0]; browse(scan), browse_3d(scan)')
 
 
 @pytest.mark.parametrize('extra', EXTRAS)
