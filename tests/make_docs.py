@@ -24,6 +24,16 @@ def page_names(folder):
     return found
 
 
+def said_once(book):
+    "The code of a function is on the page, with its types and comments: no signature above it, and nothing to unfold"
+    for cell in book['cells']:
+        cell['source'] = re.sub(r'#\| code-(fold|summary): .*\n', '', ''.join(cell['source']))
+        for out in cell.get('outputs', []):
+            if cell['source'].rstrip().endswith(')') and 'show_doc(' in cell['source'] and 'text/markdown' in out.get('data', {}):
+                out['data']['text/markdown'] = re.sub(r'```python\n.*?\n```\n\n?', '', ''.join(out['data']['text/markdown']), flags=re.S)
+    return book
+
+
 def place(source, folder):
     "Copy a processed project, each notebook under its page's name, links between pages relative, so that the site works anywhere"
     from nbdev.config import get_config
@@ -34,7 +44,7 @@ def place(source, folder):
         text = p.read_text(encoding='utf-8')
         for old, new in pages.items(): text = re.sub(rf'\b{re.escape(old.name)}\b', f'{new}.ipynb', text)
         text = text.replace(f'{cfg.doc_host}{cfg.doc_baseurl}/', '../'*(len(p.relative_to(folder).parts) - 1)) if p.suffix == '.ipynb' else text
-        p.write_text(text, encoding='utf-8')
+        p.write_text(json.dumps(said_once(json.loads(text))) if p.suffix == '.ipynb' else text, encoding='utf-8')
     for old, new in pages.items(): old.rename(old.with_name(f'{new}.ipynb'))
 
 

@@ -70,6 +70,7 @@ def test_every_page_loads_whole_and_fits(site, browser, width):
                 assert message['params']['request']['url'].startswith((address, 'data:', 'blob:')), f"{page}: {message['params']['request']['url']}"
         size = browser.execute_script('return [document.documentElement.scrollWidth, document.documentElement.clientWidth]')
         assert size[0] <= size[1], f'{page} is {size[0]} pixels wide on a screen of {size[1]}'
+        assert '](' not in browser.execute_script('return document.querySelector("main").innerText'), f'{page}: a link inside a link, or in code'
         blind = browser.execute_script('return [...document.images].filter(i => !i.naturalWidth).map(i => i.src)')
         assert blind == [], page
 
