@@ -114,7 +114,9 @@ def _read_png(path, kind):
     if img.mode != kind: raise BadInput(f'{path}: is not {KINDS[kind]} picture; convert again')
     return pixels
 
-def unpacked(pixels): return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) - 1024 # 16 bits to HU
+def unpacked(pixels):
+    "16-bit pixels as HU, others as they are"
+    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) - 1024
 
 # %% ../nbs/04_data.ipynb #e56ad267
 def read_slice(
@@ -192,7 +194,7 @@ def spot(
 
 # %% ../nbs/04_data.ipynb #e4a897c7
 class Spots(ItemTransform):
-    "Make up to three spots in every second liver of a batch darker, or a little brighter; its mask stays as it is"
+    "Paint up to three spots, darker or a little brighter, into seven of ten livers of a batch; the masks stay as they are"
     split_idx, order = 0, 50 # in training, after the picture was moved and lit
     def encodes(self, xy):
         x, y = xy

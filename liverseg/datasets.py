@@ -186,7 +186,7 @@ def chaos(src):
 # %% ../nbs/02c_datasets.ipynb #ea8f3bf2
 @layout('3D-IRCADb-01')
 def ircad(src):
-    "3Dircadb1.N/PATIENT_DICOM with MASKS_DICOM/liver and MASKS_DICOM/livertumor* (Soler et al., IRCAD 2010)"
+    "3Dircadb1.N/PATIENT_DICOM with MASKS_DICOM/liver and MASKS_DICOM/livertumorNN (Soler et al., IRCAD 2010)"
     here = src.resolve().name.removesuffix('.zip')
     tops = [p for p in (src, _unzipped(src, here), _unzipped(src, '3Dircadb1')) if p and is_dir(p)]
     names = [(top, p.name.removesuffix('.zip')) for top in tops for p in ls(top)]
@@ -352,7 +352,9 @@ def with_spacing(
     scale = np.diag([*np.divide(spacing, vol.spacing), 1])
     return replace(vol, affine=vol.affine @ scale, notes=[n for n in vol.notes if n.code != 'spacing'])
 
-def spacing_known(vol): return not any(n.code == 'spacing' for n in vol.notes)
+def spacing_known(vol):
+    "Does the header tell the voxel size?"
+    return not any(n.code == 'spacing' for n in vol.notes)
 
 # %% ../nbs/02c_datasets.ipynb #35c86da3
 def read_labels(

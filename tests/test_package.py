@@ -60,7 +60,7 @@ def test_the_sdist_gives_the_same(clean, tmp_path):
     done = subprocess.run([str(env / 'bin/python'), '-m', 'pip', 'install', '-q', '--no-deps', str(sdist)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     next((env / 'lib').glob('python*/site-packages')).joinpath('others.pth').write_text(f'{lib}\n')
-    where = subprocess.run([str(env / 'bin/python'), '-c', 'import liverseg; print(liverseg.__file__)'], capture_output=True, text=True, check=True).stdout
+    where = subprocess.run([str(env / 'bin/python'), '-c', 'import liverseg; print(liverseg.__file__)'], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert where.startswith(str(env))
     assert run_demo(env, tmp_path / 'demo')['dice'].mean() >= 0.90
 
