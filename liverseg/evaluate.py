@@ -155,11 +155,11 @@ def show_slices(
     "Best, median and worst case, each on the slice with the most liver"
     ranked = cases.sort_values(['dice', 'subject'], ascending=[False, True])['subject'].to_list()
     wanted = list(dict.fromkeys([('best', ranked[0]), ('median', ranked[len(ranked)//2]), ('worst', ranked[-1])]))
-    fig, axs = plt.subplots(1, len(wanted), figsize=(4*len(wanted), 4.3), squeeze=False)
+    fig, axs = plt.subplots(1, len(wanted), figsize=(3.2*len(wanted), 3.8), squeeze=False)
     for ax, (name, subject) in zip(axs[0], wanted):
         z = slices[slices['subject'] == subject].sort_values(['true_px', 'z'], ascending=[False, True]).iloc[0]['z']
         draw(ax, subject, z)
-        ax.set_title(f"{name}: {subject}, z = {z}, case Dice {cases.set_index('subject')['dice'][subject]:.3f}", fontsize=9)
+        ax.set_title(f"{name}: {subject}\ncase Dice {cases.set_index('subject')['dice'][subject]:.3f}, slice {z}", fontsize=11)
     fig.tight_layout()
     return fig
 

@@ -148,6 +148,7 @@ def plot_loss(
     "Training and validation loss, and the validation subjects' Dice, epoch by epoch"
     fig, ax = plt.subplots(figsize=(6, 3.4), layout='constrained')
     epochs = np.arange(1, len(history) + 1)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     for name, label in (('train_loss', 'training loss'), ('valid_loss', 'validation loss')):
         if name in history and history[name].notna().any(): ax.plot(epochs, history[name], 'o-', ms=3, label=label)
     ax.set(xlabel='epoch', ylabel='loss', ylim=(0, None))
@@ -157,6 +158,23 @@ def plot_loss(
         twin.set(ylabel='Dice of whole validation cases', ylim=(0, 1))
     fig.legend(loc='outside upper center', ncols=3, fontsize=8, frameon=False)
     return fig
+
+# %% ../nbs/05_train.ipynb #8307747a
+def _pairs(learn, n=4):
+    "Truth and prediction of `n` validation slices side by side"
+    with learn.no_bar(): learn.show_results(dl=_with_liver(learn, n), max_n=n, figsize=(4.6, 2.35*n), **MASK_LOOK)
+    fig = plt.gcf()
+    fig.suptitle('')
+    for ax, title in zip(fig.axes, ('truth', 'prediction')): ax.set_title(title)
+    fig.set_layout_engine('constrained')
+
+def _with_liver(learn, n):
+    "Validation slices that show liver, of different subjects and heights"
+    items = learn.dls.valid_ds.items
+    by = [g for _, g in (items[items['liver_px'] > 0] if items['liver_px'].any() else items).groupby('subject', sort=False)][:n]
+    each = -(-n//len(by))
+    best = pd.concat([g.iloc[np.unique(np.linspace(0, len(g) - 1, each + 2).round().astype(int)[1:-1])] for g in by])
+    return learn.dls.test_dl(best.head(n), with_labels=True, bs=n)
 
 # %% ../nbs/05_train.ipynb #ef3293b6
 FORMAT = 2 # of model.json
@@ -460,7 +478,7 @@ def draw(
     learn.dls.show_batch(max_n=8, nrows=2, figsize=(10, 5.2), **MASK_LOOK)
     _save_fig(folder/'batch.png')
     if not len(learn.dls.valid_ds): return
-    with learn.no_bar(): learn.show_results(dl=_with_liver(learn), max_n=4, figsize=(5, 9), **MASK_LOOK)
+    _pairs(learn)
     _save_fig(folder/'valid.png')
 
 # %% ../nbs/05_train.ipynb #64baecfb
@@ -468,10 +486,3 @@ def _save_fig(path):
     "Save the current figure, the same bytes each time, and close it"
     plt.savefig(path, dpi=80, bbox_inches='tight', metadata={'Software': None})
     plt.close('all')
-
-def _with_liver(learn):
-    "Validation slices of different subjects that show the most liver"
-    items = learn.dls.valid_ds.items
-    best = items.sort_values('liver_px', ascending=False)
-    best = pd.concat([best.groupby('subject', sort=False).head(1), best]).drop_duplicates('image')
-    return learn.dls.test_dl(best.head(4), with_labels=True, bs=4)
