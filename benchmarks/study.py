@@ -68,19 +68,20 @@ def main():
     parser.add_argument('settings', nargs='*', help='names of settings; all but best if left out')
     parser.add_argument('--real', type=Path, default=REAL, help='folder with ircad and msd2d')
     parser.add_argument('--work', type=Path, default=WORK, help='folder for slices and models')
+    parser.add_argument('--out', type=Path, default=RUNS, help='folder for the JSON files; one elsewhere leaves the checkout clean, so that they name a commit')
     parser.add_argument('--list', action='store_true', help='only tell what there is to do')
     args = parser.parse_args()
     todo = [r for r in plan(args.settings) if (not args.settings or r[1] in args.settings)]
     if odd := set(args.settings) - {r[1] for r in todo}: parser.error(f'there is no setting {", ".join(sorted(odd))}')
     for k, (name, setting, seed, recipe, which) in enumerate(todo, 1):
-        path = RUNS / f'{name}.json'
+        path = args.out / f'{name}.json'
         done = path.is_file() and json.loads(path.read_text())
         done = done and done['recipe'] == json.loads(json.dumps(recipe)) and done['pair'] == json.loads(json.dumps(which))
         print(f'{k} of {len(todo)}: {name}{" is there" if done else ""}', flush=True)
         if done or args.list: continue
         result = run(name, recipe, seed, which, args)
         write(path, dict(result, setting=setting))
-        if setting == 'best': shutil.copyfile(args.work / 'models/best/model.json', RUNS / 'best.model.json')
+        if setting == 'best': shutil.copyfile(args.work / 'models/best/model.json', args.out / 'best.model.json')
         for kind in ('valid_none_own', 'test_none_own'):
             if kind in result: print(f"    {kind}: mean slice {result[kind]['mean_slice_dice']:.4f}, pooled {result[kind]['pooled_dice']:.4f}; {result['seconds']} s", flush=True)
 
