@@ -238,8 +238,7 @@ def evaluate(places, pred, truth, liver, against, tolerance, split, also, tta, b
 
     Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out. A model is measured on all
     slices and as it is, as predict --thorough --post none asks it."""
-    if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
-    if pred and (extra := _given('also', 'split', 'tta')): raise click.UsageError(f"{', '.join(extra)}: only with MODEL, not with --pred")
+    _refuse(pred, truth)
     if len(places) != (1 if pred else 3): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give MODEL, DATA and REPORT')
     if against: _cases_there(against)
     measure = _measure_masks if pred else _measure_model
@@ -248,8 +247,14 @@ def evaluate(places, pred, truth, liver, against, tolerance, split, also, tta, b
     if against: _tell_comparison(places[-1], against)
 
 # %% ../nbs/09_cli.ipynb #cbaf931a
-def _given(*names): return [f'--{n}' for n in names if click.get_current_context().get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE]
+def _refuse(pred, truth):
+    "Raise what is wrong with the use of --pred and --truth"
+    if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
+    source = click.get_current_context().get_parameter_source
+    extra = [f'--{n}' for n in ('also', 'split', 'tta') if pred and source(n) is click.core.ParameterSource.COMMANDLINE]
+    if extra: raise click.UsageError(f"{', '.join(extra)}: only with MODEL, not with --pred")
 
+# %% ../nbs/09_cli.ipynb #5b78dc34
 def _measure_model(model, data, report, also, **kwargs):
     from liverseg.evaluate import evaluate
     return evaluate([model, *also], data, report, **kwargs, say=click.echo)

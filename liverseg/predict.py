@@ -39,8 +39,13 @@ class Segmentation:
     how: dict = field(default_factory=dict) # what it was made with
 
     @property
-    def volume_ml(self): return volume_ml(self.mask, self.scan.affine)
-    def save(self, path): write_mask(self.mask, self.scan, path)
+    def volume_ml(self):
+        "Volume of the mask, mL"
+        return volume_ml(self.mask, self.scan.affine)
+
+    def save(self, path):
+        "Write the mask on the scan's own grid, as .nii or .nii.gz"
+        write_mask(self.mask, self.scan, path)
 
 # %% ../nbs/08_predict.ipynb #e5924954
 @dataclass
@@ -55,6 +60,7 @@ class Segmenter:
         model, # folder that liverseg train wrote, or what else liverseg.models.open_model takes
         device: str = 'auto',
     ): # Segmenter; raises BadInput
+        "Open a trained model"
         return cls(*open_model(model, device))
 
 # %% ../nbs/08_predict.ipynb #1c8bd8f6

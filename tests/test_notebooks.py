@@ -21,7 +21,7 @@ def cells(path, kind=None):
 
 def test_the_chapters_are_numbered_and_in_the_sidebar():
     assert sorted({b.name[:2] for b in CHAPTERS}) == [f'{n:02d}' for n in range(1, 10)]
-    listed = re.findall(r'- (\S+\.ipynb)', (ROOT / 'nbs/sidebar.yml').read_text())
+    listed = re.findall(r'(?:- |href: )(\S+\.ipynb)', (ROOT / 'nbs/sidebar.yml').read_text())
     assert listed[0] == 'index.ipynb' and [n for n in listed[1:] if '/' not in n and n != 'api.ipynb'] == [b.name for b in CHAPTERS]
     assert sorted(n for n in listed if '/' in n) == [f'tutorials/{b.name}' for b in TUTORIALS]
 
