@@ -1,5 +1,6 @@
 "The docs site in a real browser: built without a warning, served from below a path, without network, on a wide and a narrow screen."
 import json
+import re
 import shutil
 import threading
 from functools import partial
@@ -70,7 +71,10 @@ def test_every_page_loads_whole_and_fits(site, browser, width):
                 assert message['params']['request']['url'].startswith((address, 'data:', 'blob:')), f"{page}: {message['params']['request']['url']}"
         size = browser.execute_script('return [document.documentElement.scrollWidth, document.documentElement.clientWidth]')
         assert size[0] <= size[1], f'{page} is {size[0]} pixels wide on a screen of {size[1]}'
-        assert '](' not in browser.execute_script('return document.querySelector("main").innerText'), f'{page}: a link inside a link, or in code'
+        raw = re.search(r'.*\]\((https?:|[\w./-]+\.(ipynb|html)).*', browser.execute_script('return document.querySelector("main").innerText'))
+        assert not raw, f'{page}: a link inside a link, or in code: {raw[0]}'
+        dumb = browser.execute_script('return [...document.querySelectorAll("main img")].filter(i => !i.alt).map(i => i.src.slice(0, 80))')
+        assert dumb == [], f'{page}: pictures without an alternative text'
         blind = browser.execute_script('return [...document.images].filter(i => !i.naturalWidth).map(i => i.src)')
         assert blind == [], page
 
