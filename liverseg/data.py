@@ -21,7 +21,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
     from fastai.vision.all import (ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform, MaskBlock,
                                    Normalize, PadMode, PILImage, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock, aug_transforms, default_device, imagenet_stats, torch)
 
-from .convert import COLUMNS, SPLITS, as_windows, channels, form, picture
+from .convert import COLUMNS, SPLITS, as_windows, channels, form
 from .volume import BadInput
 from .work import track
 
@@ -184,7 +184,7 @@ def spot(
     liver, # tensor (n, h, w), > 0 in the liver
 ) -> torch.Tensor: # (n, h, w), 0 outside and up to 1 within
     "A wavy ellipse about a random pixel of each liver, of random size and direction, cut off at the liver's edge"
-    (n, h, w), draw = liver.shape, lambda low, high: torch.empty(len(liver), 1, 1, device=liver.device).uniform_(low, high)
+    (_, h, w), draw = liver.shape, lambda low, high: torch.empty(len(liver), 1, 1, device=liver.device).uniform_(low, high)
     at = torch.multinomial((liver > 0).flatten(1) + 1e-9, 1)[:, :, None]
     y, x = torch.arange(h, device=at.device)[:, None] - at//w, torch.arange(w, device=at.device) - at%w
     turn, stretch, radius = draw(0, torch.pi), draw(.6, 1), w*draw(-4.6, -1.6).exp()

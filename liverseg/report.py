@@ -7,9 +7,8 @@ __all__ = ['GREY', 'STYLE', 'SCRIPT', 'MARK', 'Picture', 'dice_picture', 'volume
            'html_table', 'report_page', 'compared_section', 'difference_picture', 'with_section']
 
 # %% ../nbs/07c_report.ipynb #4013e77f
-import base64, html, io, json
+import base64, html, io
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
