@@ -9,10 +9,10 @@ READY  := .venv/.ready
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
 
-demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice and pictures out (a minute)
+demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice and pictures out (a minute or two)
 	$(BIN)/liverseg demo demo
 
-test: $(READY)  ## the notebooks as tests, then pytest (under 15 minutes)
+test: $(READY)  ## the notebooks as tests, then pytest (a quarter of an hour)
 	@# two notebooks run side by side: one thread each, or they fight over the cores
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test
 	$(BIN)/pytest
