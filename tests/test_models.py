@@ -86,5 +86,7 @@ def test_files_that_are_no_network_of_ours(cohort, exported, tmp_path):
     assert 'no such file' in run('export', tmp_path / 'nothing', tmp_path / 'm.onnx', ok=1).stderr
 
 
-def test_masks_have_no_further_model(tmp_path):
-    assert '--also with MODEL alone' in run('evaluate', '--pred', tmp_path, '--truth', tmp_path, '--also', tmp_path, tmp_path / 'r', ok=2).stderr
+@pytest.mark.parametrize('option', [('--also', 'other'), ('--tta', 'flip'), ('--split', 'valid')])
+def test_masks_take_no_option_of_a_model(tmp_path, option):
+    said = run('evaluate', '--pred', tmp_path, '--truth', tmp_path, *option, tmp_path / 'r', ok=2).stderr
+    assert f'{option[0]}: only with MODEL, not with --pred' in said
