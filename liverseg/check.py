@@ -233,6 +233,7 @@ def as_json(
     return dict(source=str(src), errors=sum(len(r.errors) for r in reports), warnings=sum(len(r.warnings) for r in reports), notes=list(notes),
                 subjects=[subject(r) for r in reports])
 
+# %% ../nbs/02d_check.ipynb #01d770b3
 def remarks(cases):
     "What is to be said of the data set as a whole"
     return [f'names look like those of LiTS: {LITS_LEAK}'] if lits_numbers(cases) else []

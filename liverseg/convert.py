@@ -51,6 +51,7 @@ def form(
     pairs = [list(p) for p in as_windows(windows)]
     return dict(window=pairs[0] if len(pairs) == 1 else pairs, bits=bits, classes=['background', 'liver'], liverseg=__version__)
 
+# %% ../nbs/03_convert.ipynb #1507ed92
 def picture(
     hu: np.ndarray, # (h, w) HU
     form: dict, # as the function of that name gives it

@@ -126,6 +126,7 @@ def read_slice(
     "A slice; raises `BadInput`"
     return unpacked(_read_png(path, 'I;16' if form['bits'] == 16 else 'RGB' if len(as_windows(form['window'])) == 3 else 'L'))
 
+# %% ../nbs/04_data.ipynb #717cf467
 def shown(
     pixels: np.ndarray, # of read_slice
     form: dict, # what they mean
@@ -210,6 +211,7 @@ class HUImage(PILImage):
     @classmethod
     def create(cls, path): return cls(Image.fromarray(read_slice(path, form(bits=16))))
 
+# %% ../nbs/04_data.ipynb #c8a15def
 class Windows(DisplayedTransform):
     "HU to what an encoder sees: three channels, 0…255"
     order = 9 # before IntToFloatTensor divides by 255

@@ -352,11 +352,12 @@ def with_spacing(
     scale = np.diag([*np.divide(spacing, vol.spacing), 1])
     return replace(vol, affine=vol.affine @ scale, notes=[n for n in vol.notes if n.code != 'spacing'])
 
+# %% ../nbs/02c_datasets.ipynb #35c86da3
 def spacing_known(vol):
     "Does the header tell the voxel size?"
     return not any(n.code == 'spacing' for n in vol.notes)
 
-# %% ../nbs/02c_datasets.ipynb #35c86da3
+# %% ../nbs/02c_datasets.ipynb #975c48fd
 def read_labels(
     case: Case,
 ) -> tuple: # (the scan, its labels or None), both Volume, RAS, on one grid
@@ -369,6 +370,7 @@ def read_labels(
     for path in case.tumours if labels else (): labels.data[_labels(path, vol, series).data > 0] = 2
     return with_spacing(vol, case.spacing), labels
 
+# %% ../nbs/02c_datasets.ipynb #39b6011e
 def read_case(
     case: Case,
 ) -> tuple: # (Volume, uint8 mask or None), both RAS

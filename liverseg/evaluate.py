@@ -163,6 +163,7 @@ def show_slices(
     fig.tight_layout()
     return fig
 
+# %% ../nbs/07_evaluate.ipynb #fdf4019a
 def outline(ax, true, pred):
     "Outlines of a slice's two masks, the truth green, the prediction orange"
     for mask, colour in ((true, 'tab:green'), (pred, 'tab:orange')):

@@ -21,7 +21,10 @@ class Picture(Figure):
     "A figure that a notebook shows without pyplot"
     def __init__(self,
         size, # inches, width and height
-    ): super().__init__(figsize=size, layout='constrained')
+    ):
+        "Of that size in inches, laid out so that nothing is cut off"
+        super().__init__(figsize=size, layout='constrained')
+
     def _repr_png_(self):
         self.savefig(png := io.BytesIO(), dpi=80, format='png', metadata={'Software': None})
         return png.getvalue()
@@ -178,6 +181,7 @@ def compared_section(
     return (f'<h2>Against {html.escape(against)}</h2><p>Mean of the differences of the cases, this report less the other, with a 95 % interval over the cases.</p>{html_table(rows)}'
             f'<div class="pictures"><figure>{_svg(difference_picture(table))}</figure><div>{html_table(table, "sorts")}</div></div>')
 
+# %% ../nbs/07c_report.ipynb #e35b8e4b
 def difference_picture(
     table: pd.DataFrame, # dice, dice_against
 ) -> Picture:

@@ -276,6 +276,7 @@ def read_volume(
     img, notes = series_image(path)
     return as_volume(img, path, fill, [Note(*n) for n in notes])
 
+# %% ../nbs/01_volume.ipynb #de2d645e
 def is_dicom(path):
     "Is this a folder, a zip archive, or something in one?"
     return path.is_dir() or path.suffix.lower() == '.zip' or not path.exists() and any(p.suffix.lower() == '.zip' for p in path.parents)

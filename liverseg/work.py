@@ -112,6 +112,7 @@ def watched() -> bool: # in a notebook or on a terminal
     "Is there somebody to see a progress bar?"
     return IN_NOTEBOOK or sys.stdout.isatty()
 
+# %% ../nbs/02b_work.ipynb #42f27b36
 def track(
     items, # what to go through
     total: int = None, # how many, where items has no length

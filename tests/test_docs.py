@@ -73,6 +73,7 @@ def test_every_page_loads_whole_and_fits(site, browser, width):
         assert size[0] <= size[1], f'{page} is {size[0]} pixels wide on a screen of {size[1]}'
         raw = re.search(r'.*\]\((https?:|[\w./-]+\.(ipynb|html)).*', browser.execute_script('return document.querySelector("main").innerText'))
         assert not raw, f'{page}: a link inside a link, or in code: {raw[0]}'
+        assert browser.find_elements('css selector', '.cell-output-stderr, .cell-output-error') == [], f'{page}: a warning or an error among the outputs'
         dumb = browser.execute_script('return [...document.querySelectorAll("main img")].filter(i => !i.alt).map(i => i.src.slice(0, 80))')
         assert dumb == [], f'{page}: pictures without an alternative text'
         blind = browser.execute_script('return [...document.images].filter(i => !i.naturalWidth).map(i => i.src)')
