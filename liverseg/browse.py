@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from .volume import WINDOW, BadInput, Volume, read_volume, to_slices, window
+from .volume import WINDOW, BadInput, Volume, check_same_grid, read_volume, to_slices, window
 
 # %% ../nbs/08b_browse.ipynb #cd791480
 def slice_png(
@@ -43,7 +43,9 @@ def _opened(scan, mask):
     "The scan as a volume, the mask as an array of its shape or None"
     if hasattr(scan, 'mask'): scan, mask = scan.scan, scan.mask
     vol = scan if isinstance(scan, Volume) else read_volume(scan)
-    mask = mask if mask is None or isinstance(mask, np.ndarray) else read_volume(mask, fill=0).data
+    if mask is not None and not isinstance(mask, np.ndarray):
+        check_same_grid(vol, file := read_volume(mask, fill=0))
+        mask = file.data
     if mask is not None and mask.shape != vol.data.shape: raise BadInput(f'the mask has the shape {mask.shape}, the scan {vol.data.shape}; give a mask of this scan')
     return vol, mask
 
@@ -92,10 +94,10 @@ def relief_png(
     return png.getvalue()
 
 # %% ../nbs/08b_browse.ipynb #687dbbe6
-def _thinned(vol, data, most):
+def _thinned(vol, data, most, dtype):
     "NIfTI of every n-th voxel, so that no side is longer than `most`"
     step = [-(-n//most) for n in data.shape]
-    thin = np.ascontiguousarray(data[tuple(slice(None, None, k) for k in step)])
+    thin = data[tuple(slice(None, None, k) for k in step)].astype(dtype)
     return gzip.compress(nib.Nifti1Image(thin, vol.affine @ np.diag([*step, 1])).to_bytes(), 1)
 
 def browse_3d(
@@ -107,7 +109,7 @@ def browse_3d(
     "Turn and cut a scan and its mask in three dimensions; raises `BadInput`"
     niivue, (vol, mask) = _extra('ipyniivue'), _opened(scan, mask)
     view = niivue.NiiVue(height=512, is_radiological_convention=True)
-    layers = [dict(name='scan.nii.gz', data=_thinned(vol, vol.data.astype(np.int16), most), cal_min=hu[0], cal_max=hu[1])]
-    if mask is not None: layers.append(dict(name='liver.nii.gz', data=_thinned(vol, (mask > 0).astype(np.uint8), most), colormap='warm', opacity=.5))
+    layers = [dict(name='scan.nii.gz', data=_thinned(vol, vol.data, most, np.int16), cal_min=hu[0], cal_max=hu[1])]
+    if mask is not None: layers.append(dict(name='liver.nii.gz', data=_thinned(vol, mask > 0, most, np.uint8), colormap='warm', opacity=.5))
     view.load_volumes(layers)
     return _pictured([view], lambda: relief_png(vol.data > -300 if mask is None else mask, vol.spacing))

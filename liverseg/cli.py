@@ -248,11 +248,11 @@ def evaluate(places, pred, truth, liver, against, tolerance, split, also, tta, b
 
 # %% ../nbs/09_cli.ipynb #cbaf931a
 def _refuse(pred, truth):
-    "Raise what is wrong with the use of --pred and --truth"
+    "Raise what is wrong with the use of --pred and --truth, and what would be ignored"
     if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
     source = click.get_current_context().get_parameter_source
-    extra = [f'--{n}' for n in ('also', 'split', 'tta') if pred and source(n) is click.core.ParameterSource.COMMANDLINE]
-    if extra: raise click.UsageError(f"{', '.join(extra)}: only with MODEL, not with --pred")
+    extra = [f'--{n}' for n in (('also', 'split', 'tta') if pred else ('liver',)) if source(n) is click.core.ParameterSource.COMMANDLINE]
+    if extra: raise click.UsageError(f"{', '.join(extra)}: only with " + ('MODEL, not with --pred' if pred else '--pred'))
 
 # %% ../nbs/09_cli.ipynb #5b78dc34
 def _measure_model(model, data, report, also, **kwargs):

@@ -29,7 +29,7 @@ def said_once(book):
     for cell in book['cells']:
         cell['source'] = re.sub(r'#\| code-(fold|summary): .*\n', '', ''.join(cell['source']))
         for out in cell.get('outputs', []):
-            if cell['source'].rstrip().endswith(')') and 'show_doc(' in cell['source'] and 'text/markdown' in out.get('data', {}):
+            if 'show_doc(' in cell['source'] and 'text/markdown' in out.get('data', {}):
                 out['data']['text/markdown'] = re.sub(r'```python\n.*?\n```\n\n?', '', ''.join(out['data']['text/markdown']), flags=re.S)
     return book
 

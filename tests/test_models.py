@@ -90,3 +90,7 @@ def test_files_that_are_no_network_of_ours(cohort, exported, tmp_path):
 def test_masks_take_no_option_of_a_model(tmp_path, option):
     said = run('evaluate', '--pred', tmp_path, '--truth', tmp_path, *option, tmp_path / 'r', ok=2).stderr
     assert f'{option[0]}: only with MODEL, not with --pred' in said
+
+
+def test_a_model_takes_no_option_of_masks(tmp_path):
+    assert '--liver: only with --pred' in run('evaluate', 'model', 'png', tmp_path / 'r', '--liver', '6', ok=2).stderr

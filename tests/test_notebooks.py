@@ -1,4 +1,5 @@
 "The notebooks as committed: executed, clean, short cells, no machine paths; the library is what they export; README is what index says."
+import ast
 import json
 import re
 import shutil
@@ -44,6 +45,16 @@ def test_a_chapter_is_short_executed_and_clean(book):
 def test_prose_leads_into_the_code(book):
     words = sum(len(c['source'].split()) for c in cells(book, 'markdown'))
     assert words > 150
+    prose = ' '.join(c['source'] for c in cells(book, 'markdown'))
+    assert all(f'**{word}**' in prose for word in ('Needs', 'Made', 'Next'))
+
+
+@pytest.mark.parametrize('book', CHAPTERS, ids=lambda b: b.name)
+def test_an_export_cell_has_one_public_name(book):
+    for c in cells(book, 'code'):
+        if not c['source'].startswith('#| export'): continue
+        names = [n.name for n in ast.parse(c['source']).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
+        assert len(names) <= 1, names
 
 
 def test_links_between_notebooks_lead_somewhere():
