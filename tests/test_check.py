@@ -3,19 +3,21 @@ import gzip
 import json
 import struct
 import tracemalloc
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy import ndimage
 
-from conftest import run
-from liverseg.check import as_json, check, examine, table
+from conftest import run, shared
+from liverseg.check import as_json, check, examine, judge_mask, lung_like, table
 from liverseg.cli import main
-from liverseg.datasets import Case
+from liverseg.datasets import Case, liver_mask, read_labels
 from liverseg.dicom import write_series
-from liverseg.phantom import make_subject
-from liverseg.volume import ORDERS, stored_as
+from liverseg.phantom import STRUCTURES, make_subject
+from liverseg.volume import ORDERS, as_volume, stored_as
 
 pytestmark = pytest.mark.filterwarnings('error')
 GOOD = make_subject(3, shape=(64, 64, 22))
@@ -95,6 +97,109 @@ def test_all_storage_orders(put):
     assert len(keys) == 1
 
 
+def judged(hu, mask, affine=AFFINE): return {n.code for n in judge_mask(as_volume(nib.Nifti1Image(hu, affine), 'scan'), mask)}
+
+
+WRONG = {(): set(), (0,): {'liver side'}, (1,): {'spine'}, (2,): {'upside down'}, (0, 2): {'liver side', 'upside down'}, (0, 1, 2): {'liver side', 'spine', 'upside down'}}
+
+
+@pytest.mark.parametrize('axes', WRONG)
+def test_axes_misread_in_all_storage_orders(axes):
+    "The array is reversed, the affine is not; then it is stored in any order"
+    hu, mask = (nib.Nifti1Image(np.flip(a, axes), AFFINE) for a in (HU, LIVER))
+    for order in ORDERS:
+        scan, liver = (as_volume(nib.Nifti1Image.from_bytes(stored_as(i, order).to_bytes()), 'scan') for i in (hu, mask))
+        assert {n.code for n in judge_mask(scan, liver.data)} == WRONG[axes], order
+
+
+@pytest.mark.parametrize('seed', range(5, 29))
+def test_true_masks_of_many_subjects(seed):
+    s = make_subject(seed, shape=(64, 64, 22))
+    for axes in WRONG: assert judged(np.flip(s.hu, axes), np.flip(s.labels, axes), s.affine) - {'cut off'} == WRONG[axes]
+
+
+@pytest.mark.parametrize('below', [0, 150], ids=['', 'much air below'])
+def test_a_long_scan(below):
+    "Every other slice or fewer are looked at, and the liver lies far up"
+    s = make_subject(78, shape=(64, 64, 150), spacing=(5.6, 5.6, 4.))
+    for axes in ((), (2,)):
+        hu, mask = (np.pad(np.flip(a, axes), ((0, 0), (0, 0), (below, 0)), constant_values=v) for a, v in ((s.hu, -1000), (s.labels, 0)))
+        assert judged(hu, mask, s.affine) == WRONG[axes]
+
+
+def drowned(slices):
+    "A trunk with effusions in the place of its lungs, and its truth"
+    s = make_subject(78, shape=(96, 96, slices), spacing=(3.8, 3.8, 4.), full=True)
+    return np.where(s.anatomy == STRUCTURES['lung'][0], RNG.normal(20, 25, s.hu.shape), s.hu), s
+
+
+def gassy(calibrated):
+    "Below the liver, loops of bowel full of gas"
+    hu, s = drowned(80)
+    at = np.indices(hu.shape)
+    loop = lambda *c: sum(((i - k)/r)**2 for i, k, r in zip(at, c, (9, 9, 8))) < 1
+    soft = ndimage.gaussian_filter((loop(32, 56, 12) | loop(64, 56, 14) | loop(48, 60, 24)).astype(float), .7)*(s.labels == 0)
+    return (hu*(1 - soft) + RNG.normal(calibrated, 25, hu.shape)*soft).astype(np.int16), s.labels, s.affine
+
+
+@pytest.mark.parametrize('hu', [-1000, -980, -960])
+def test_bowel_gas_is_no_lung(hu):
+    data, mask, affine = gassy(hu)
+    air, inside = lung_like(data)
+    gas = (data < -500)[inside].mean() # a grid of 96 voxels is looked at whole
+    assert gas > .03 and air.sum() < .3*gas*inside.sum() and judged(data, mask, affine) == set()
+
+
+@pytest.mark.parametrize('wall, rows', [(1, (4, 19)), (3, (0, 9))], ids=['thin, below the back', 'thick, apart'])
+def test_the_foam_of_a_table_is_no_lung(wall, rows):
+    hu, s = drowned(130)
+    hu[8:88, slice(*rows)] = 60
+    hu[8 + wall:88 - wall, rows[0] + wall:rows[1] - wall] = -800
+    top = int(np.flatnonzero(s.labels.any((0, 1)))[-1]) + 1
+    data, mask = (a[..., :top].astype(np.int16) for a in (hu, s.labels))
+    assert ((data > -950) & (data < -500)).mean() > .01 and 'upside down' not in judged(data, mask, s.affine)
+
+
+def test_scans_without_lung_are_not_upside_down():
+    top = int(np.flatnonzero(LIVER.any((0, 1)))[-1])
+    for cut in range(3, top - 6):
+        if LIVER[..., :cut].any(): assert 'upside down' not in judged(HU[..., :cut], LIVER[..., :cut]) | judged(HU[..., cut-1::-1], LIVER[..., cut-1::-1])
+
+
+@pytest.mark.parametrize('share, found', [(.01, False), (.06, True)])
+def test_a_mask_that_runs_over(share, found):
+    "By a share of voxels out of the body; noise alone is none"
+    mask = (LIVER > 0).astype(np.uint8)
+    air = np.flatnonzero(((HU < -400) & (sum(np.roll(mask, k, 2) for k in range(1, 5)) > 0)).ravel())[:int(share*mask.sum())]
+    mask[np.unravel_index(air, mask.shape)] = 1
+    assert ('fat or air' in judged(HU, mask)) is found
+    assert 'fat or air' not in judged((HU + RNG.normal(0, 90, HU.shape)).astype(np.int16), LIVER)
+
+
+def test_the_largest_mask_is_judged_in_little_memory():
+    "256 slices, all of them liver: 67 MB of mask"
+    scan = as_volume(nib.Nifti1Image(np.full((512, 512, 256), 60, np.int16), np.diag([.7, .7, 1, 1])), 'scan')
+    mask = np.ones(scan.data.shape, np.uint8)
+    tracemalloc.start()
+    try: assert {'cut off', 'volume'} <= {n.code for n in judge_mask(scan, mask)} and tracemalloc.get_traced_memory()[1] < 100e6
+    finally: tracemalloc.stop()
+
+
+REAL = ('ircad', 'train', 'ircad_e01'), ('ircad', 'test', 'ircad_e17'), ('msd_volume', 'train', 'msd_10001')
+
+
+@pytest.mark.parametrize('parts', REAL, ids=lambda p: p[-1])
+def test_true_masks_of_patients(parts):
+    paths = [shared(*parts[:2], 'nii', f'{parts[2]}_{kind}.nii.gz') for kind in ('orig', 'liver')]
+    scan, labels = read_labels(Case('s', 'train', *paths))
+    mask = liver_mask(labels)
+    for axes in WRONG: assert {n.code for n in judge_mask(replace(scan, data=np.flip(scan.data, axes)), np.flip(mask, axes))} == WRONG[axes]
+    air, _ = lung_like(scan.data)
+    step, slices = -(-mask.shape[2] // 96), mask.sum((0, 1), dtype=int)
+    middle = (slices*np.arange(len(slices))).sum()/slices.sum()
+    assert air[:, :, :int(np.ceil(middle/step))].sum() <= .0145*air.sum() and (scan.data[mask > 0] < -100).mean() < .001
+
+
 @pytest.mark.parametrize('seed', [0, 7, 12, 15])
 def test_other_anatomies(seed, look):
     s = make_subject(seed, shape=(64, 64, 22))
@@ -118,7 +223,7 @@ TILTED[1, 2], MOVED[0, 3] = 1.5, AFFINE[0, 3] + 50
 CORNER = np.zeros_like(LIVER)
 CORNER[-4:, -4:, :4] = 1
 TWO = LIVER.copy()
-TWO[40:50, 5:12, 3:8] = 1
+TWO[..., 11] = 0
 FLOAT, GREY = HU.astype(np.float32), np.clip((HU + 150.)*.6375, 0, 255)
 UNIT = (FLOAT + 1024)/(FLOAT.max() + 1024)
 BURST = RNG.integers(-10**9, 10**9, HU.shape)
@@ -142,6 +247,8 @@ FOUND = { # what is done to the scan, and all that must be found
     'forms disagree, metres': (dict(affine=np.diag([1e-3]*3 + [1]) @ AFFINE, qform=np.diag([1e-3]*3 + [1]) @ MOVED, units='meter'), {'forms disagree'}, '50 mm'),
     'forms disagree in sign': (dict(qform=AFFINE @ MIRROR), {'forms disagree'}), 'tilted gantry': (dict(affine=TILTED, codes=(1, 0)), {'sheared'}, '81.5°'),
     'mirrored': (turned(-1, 1, 1), {'liver side'}), 'front and back exchanged': (turned(1, -1, 1), {'spine'}), 'LPS under RAS': (turned(-1, -1, 1), {'liver side', 'spine'}),
+    'head and feet exchanged': (turned(1, 1, -1), {'upside down'}, 'feet side'), 'turned about the axis to the front': (turned(-1, 1, -1), {'liver side', 'upside down'}),
+    'all three exchanged': (turned(-1, -1, -1), {'liver side', 'spine', 'upside down'}), 'into the lung': (dict(labels=np.roll(LIVER, 2, 2)), {'fat or air'}, 'below −100 HU'),
     'cut at the feet': (dict(hu=HU[..., 11:], labels=LIVER[..., 11:]), {'cut off'}, 'first slice', 'lower bound'),
     'cut at the head': (dict(hu=HU[..., :15], labels=LIVER[..., :15]), {'cut off'}, 'last slice'),
     'half a liver': (dict(affine=np.diag([.6, .6, .6, 1]) @ AFFINE), {'volume'}), 'giant': (dict(affine=np.diag([1.7, 1.7, 1.7, 1]) @ AFFINE), {'volume'}),
