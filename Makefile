@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all bench study best bench-train bench-step bench-metrics bench-predict figures notebooks readme docs preview export real clean
+.PHONY: help demo test test-all bench study weights best bench-train bench-start bench-step bench-metrics bench-predict figures notebooks readme docs preview export real clean
 
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -49,14 +49,14 @@ FAST := --size 128 --arch lite
 real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared/data is at hand (five minutes)
 	$(BIN)/liverseg convert $(REAL)/ircad real/png
 	time $(BIN)/liverseg train real/png real/model $(FAST) --epochs 12
-	time $(BIN)/liverseg evaluate real/model real/png real/report
-	time $(BIN)/liverseg predict real/model $(REAL)/ircad/test/nii/ircad_e17_orig.nii.gz real/mask.nii.gz
+	time $(BIN)/liverseg evaluate real/png real/report --model real/model
+	time $(BIN)/liverseg predict $(REAL)/ircad/test/nii/ircad_e17_orig.nii.gz real/mask.nii.gz --model real/model
 	$(BIN)/liverseg import-slices $(REAL)/msd2d real/msd --window 0,255
 	time $(BIN)/liverseg train real/msd real/msd_model $(FAST) --epochs 8
-	time $(BIN)/liverseg evaluate real/msd_model real/msd real/msd_report --split valid
+	time $(BIN)/liverseg evaluate real/msd real/msd_report --model real/msd_model --split valid
 	$(BIN)/liverseg convert $(REAL)/ircad real/png255 --window 0,255
-	time $(BIN)/liverseg evaluate real/msd_model real/png255 real/msd_report_17
-	test ! -d demo/model || $(BIN)/liverseg evaluate demo/model real/png real/report_demo
+	time $(BIN)/liverseg evaluate real/png255 real/msd_report_17 --model real/msd_model
+	test ! -d demo/model || $(BIN)/liverseg evaluate real/png real/report_demo --model demo/model
 
 bench: $(READY)  ## conversion against the plain loop, MONAI and the floor, on the same volumes (five minutes)
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
@@ -65,12 +65,18 @@ bench: $(READY)  ## conversion against the plain loop, MONAI and the floor, on t
 study: $(READY)  ## the trainings behind the defaults, on ../shared/data; finished ones are skipped (two hours)
 	$(BIN)/python benchmarks/study.py
 
+weights: $(READY)  ## the network that ships, from ../shared/data, into liverseg/weights/ (two and a half hours)
+	$(BIN)/python benchmarks/weights.py
+
 best: $(READY)  ## the best model, from ../shared/data, in real/study/models/best (an hour)
 	$(BIN)/python benchmarks/study.py best
 
 bench-train: $(READY)  ## training against the reference's recipe, segmentation_models_pytorch and MONAI (an hour)
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/train.py
+
+bench-start: $(READY)  ## a few epochs on patient 1, from the network that ships and from ImageNet's weights (ten minutes)
+	$(BIN)/python benchmarks/start.py
 
 bench-step: $(READY)  ## where the time of a training step goes (five minutes)
 	$(BIN)/python benchmarks/step.py

@@ -22,8 +22,8 @@ setup(
     author=cfg['author'],
     author_email=cfg['author_email'],
     url=cfg['git_url'],
-    license_expression=LICENCES[cfg['license']],
-    license_files=['LICENSE'],
+    license_expression=f"{LICENCES[cfg['license']]} AND CC-BY-SA-4.0", # the code, and the weights of the network that ships
+    license_files=['LICENSE', 'liverseg/weights/LICENSE.md'],
     keywords=cfg['keywords'],
     classifiers=[
         f"Development Status :: {STATUSES[cfg['status']]}",
@@ -32,6 +32,7 @@ setup(
         'Topic :: Scientific/Engineering :: Medical Science Apps.',
     ],
     packages=find_packages(include=['liverseg', 'liverseg.*']),
+    package_data={'liverseg': ['weights/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=EXTRAS,

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from liverseg.convert import SPLITS, convert, import_slices
+from liverseg.convert import SPLITS, convert, import_slices, resize_mask
 from liverseg.data import read_mask, read_slice
 from liverseg.evaluate import case_table, slice_row, summarise
 from liverseg.train import in_precision
@@ -46,9 +46,9 @@ def joint(real=REAL, work=WORK):
     return dst
 
 
-def pair(train, windows, real=REAL, work=WORK):
+def pair(train, windows, real=REAL, work=WORK, name=None):
     "Patients 1 and 17, every slice: `train` is 1 or 17 and the other the test, or 'both'"
-    name = 'three' if len(windows) == 3 else 'one'
+    name = name or ('three' if len(windows) == 3 else 'one')
     src, dst = Path(work) / f'pair_{name}', Path(work) / f'pair_{name}_{train}'
     if not (src / 'manifest.csv').is_file(): convert(real / 'ircad', src, windows)
     if (dst / 'manifest.csv').is_file(): return dst
@@ -56,6 +56,42 @@ def pair(train, windows, real=REAL, work=WORK):
     table['split'] = 'train' if train == 'both' else np.where(table['subject'] == f'ircad_e{int(train):02d}', 'train', 'test')
     _folder(dst, dict(src=src), table)
     return dst
+
+
+def _slices(name, real, work):
+    "One of the folders of single slices, in the form that training takes"
+    if not (Path(work) / name / 'manifest.csv').is_file(): import_slices(real / name, Path(work) / name, (0, 255))
+    return Path(work) / name
+
+
+def _volumes(name, real, work):
+    "One of the folders of volumes, converted with the window of the slices"
+    dst = Path(work) / f'{name}255'
+    if not (dst / 'manifest.csv').is_file(): convert(real / name, dst, [(0, 255)])
+    return dst
+
+
+def free(real=REAL, work=WORK, without=(), every=4):
+    """What may train weights that ship: msd2d, the whole volume of its patient 10001, and slices without liver, every fourth of the one patient with 59.
+
+    `without` names subjects of the slices without liver that are left out; 'msd_volume' leaves out the volume."""
+    dst = Path(work) / ('free' + ''.join(f'-{w}' for w in without if len(w) < 12))
+    if (dst / 'manifest.csv').is_file(): return dst
+    parts = dict(msd2d=_slices('msd2d', real, work), free2d=_slices('free2d', real, work), msd_volume=_volumes('msd_volume', real, work))
+    tables = {name: pd.read_csv(p / 'manifest.csv', dtype=str, keep_default_na=False).assign(part=name) for name, p in parts.items() if name not in without}
+    if 'free2d' in tables:
+        table = tables['free2d'].sort_values(['subject', 'z'], key=lambda c: c.astype(int) if c.name == 'z' else c)
+        many = table.groupby('subject')['subject'].transform('size') > 20
+        tables['free2d'] = table[~many | (table.groupby('subject').cumcount() % every == 0)]
+    _folder(dst, parts, pd.concat(tables.values(), ignore_index=True))
+    return dst
+
+
+def away(real=REAL, work=WORK):
+    "Hospitals that are in no training: name to (folder, its rows); patients 1 and 17 whole, and the slices of fourteen from elsewhere"
+    from liverseg.data import read_manifest
+    found = dict(curvas=_slices('curvas2d', real, work), ircad=_volumes('ircad', real, work))
+    return {name: (folder, read_manifest(folder)) for name, folder in found.items()}
 
 
 def _at(pixels, grid, how):
@@ -67,7 +103,7 @@ def rows(net, meta, data, table, tta='none', grid=None):
     data = Path(data)
     probs = slice_probs(net, meta, (_at(read_slice(data / f, meta), grid, Image.Resampling.BILINEAR) for f in table['image']), tta)
     masks = (read_mask(data / r.mask, read_slice(data / r.image, meta).shape[:2]) for r in table.itertuples())
-    return pd.DataFrame([slice_row(r.subject, r.z, p > .5, _at(m, grid, Image.Resampling.NEAREST)) for r, p, m in zip(table.itertuples(), probs, masks)])
+    return pd.DataFrame([slice_row(r.subject, r.z, p > .5, m if grid is None else resize_mask(m, (grid, grid))) for r, p, m in zip(table.itertuples(), probs, masks)])
 
 
 def figures(slices, by_slice=False):

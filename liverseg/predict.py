@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .check import histogram, not_hu
+from .check import histogram, judge_mask, not_hu
 from .convert import picture
 from .data import unpacked
 from .datasets import spacing_known, with_spacing
@@ -24,6 +24,7 @@ from .dicom import study_of
 from .post import STEPS, USUAL, clean, pieces
 from .report import Picture
 from .models import open_model
+from .trust import OwnDice, expected_dice, triage_page, triage_path, worst_first
 from .tta import VIEWS, slice_maps, tta_remark
 from .volume import BadInput, Volume, atomic_write, from_slices, is_dicom, read_volume, to_slices, volume_ml, window, write_map, write_mask
 from .work import track
@@ -57,7 +58,7 @@ class Segmenter:
 
     @classmethod
     def load(cls,
-        model, # folder that liverseg train wrote, or what else liverseg.models.open_model takes
+        model='liver', # folder that liverseg train wrote, or what else liverseg.models.open_model takes
         device: str = 'auto',
     ): # Segmenter; raises BadInput
         "Open a trained model"
@@ -83,7 +84,7 @@ def segment(self: Segmenter,
     before = len(pieces(mask)[2])
     mask = clean(mask, vol.spacing, post)
     how = dict(tta=tta, post=[k for k in STEPS if k in post], thorough=thorough, slices_looked_at=int(sheet.looked.sum()), pieces_before_post=before,
-               seconds=round(time.perf_counter() - start, 1), model=self.name)
+               expected_dice=expected_dice(sheet.own.dice, self.meta.get('expected')), seconds=round(time.perf_counter() - start, 1), model=self.name)
     return Segmentation(mask, vol, *map(from_slices, sheet.maps), how=how)
 
 # %% ../nbs/08_predict.ipynb #f9a58bd6
@@ -93,6 +94,7 @@ class _Sheets:
         self.seg, self.slices, self.how = seg, slices, how
         self.mask, self.looked = np.zeros(slices.shape, np.uint8), np.zeros(len(slices), bool)
         self.maps = [np.zeros(slices.shape, np.float32) for _ in range(maps*(1 + how['spread']))]
+        self.own = OwnDice()
     def show(self, zs, box):
         "Have the network look at some slices; yields the number and the probability of each"
         pixels = (unpacked(picture(self.slices[z], self.seg.meta)) for z in zs)
@@ -100,6 +102,7 @@ class _Sheets:
             np.greater(found[0], .5, out=self.mask[z].view(bool))
             for whole, part in zip(self.maps, found): whole[z] = part
             self.looked[z] = True
+            self.own.add(found[0], self.mask[z])
             yield z, found[0]
 
 # %% ../nbs/08_predict.ipynb #00b282a0
@@ -158,17 +161,25 @@ def _mean_sd(data, mask):
     mean = sums[1]/sums[0]
     return mean, np.sqrt(max(sums[2]/sums[0] - mean**2, 0))
 
+# %% ../nbs/08_predict.ipynb #879acf1c
 @patch
 def result(self: Segmentation) -> dict: # JSON values
     "What was found, and what to think of it"
-    mask, there = self.mask > 0, bool(self.mask.any())
+    mask, known = self.mask > 0, spacing_known(self.scan)
     ends = [mask.take(end, axis).any() for axis in range(3) for end in (0, -1)]
     hu_mean, hu_sd = _mean_sd(self.scan.data, mask)
-    notes = [str(n) for n in (*self.scan.notes, *not_hu(self.scan.data, histogram(self.scan.data)))] + ['no liver was found']*(not there)
     num = lambda v, digits: None if np.isnan(v) else round(float(v), digits)
-    known = spacing_known(self.scan)
-    return dict(scan=self.scan.path.name, liver_found=there, volume_ml=num(self.volume_ml, 2) if known else None, voxels=int(mask.sum()), touches=[f for f, e in zip(FACES, ends) if e],
-                hu_mean=num(hu_mean, 1), hu_sd=num(hu_sd, 1), shape=list(mask.shape), spacing_mm=[round(s, 4) for s in self.scan.spacing] if known else None, **self.how, warnings=notes)
+    return dict(scan=self.scan.path.name, liver_found=bool(mask.any()),
+                volume_ml=num(self.volume_ml, 2) if known else None, voxels=int(mask.sum()),
+                touches=[f for f, e in zip(FACES, ends) if e],
+                hu_mean=num(hu_mean, 1), hu_sd=num(hu_sd, 1), shape=list(mask.shape),
+                spacing_mm=[round(s, 4) for s in self.scan.spacing] if known else None, **self.how, warnings=_odd(self))
+
+def _odd(found):
+    "Sentences on what is odd about a scan and about what was found in it"
+    notes = [*found.scan.notes, *not_hu(found.scan.data, histogram(found.scan.data))]
+    if not found.mask.any(): return [*map(str, notes), 'no liver was found']
+    return [str(note) for note in (*notes, *judge_mask(found.scan, found.mask))]
 
 # %% ../nbs/08_predict.ipynb #213bd229
 @patch
@@ -222,9 +233,9 @@ def _write(found, out, told):
 
 # %% ../nbs/08_predict.ipynb #017d9ed2
 def predict(
-    model, # folder that liverseg train wrote, or what else liverseg.models.open_model takes, or a Segmenter
     scan, # a NIfTI file, or a folder with a DICOM series
     out, # the mask to write, .nii or .nii.gz
+    model='liver', # folder that liverseg train wrote, or what else liverseg.models.open_model takes, or a Segmenter
     tta: str = 'none', # a name in liverseg.tta.VIEWS
     device: str = 'auto',
     spacing: tuple = None, # (dx, dy, dz) in mm, if the scan does not tell
@@ -255,16 +266,24 @@ def scans_in(
     if twice := [p for p in scans if seen[_stem(p)] != p]: raise BadInput(f'{twice[0]}: is there in two forms, which would get one mask between them; keep one')
     return scans
 
+def _ready(model, device, tta, out, say):
+    "The segmenter, and what must be said before the work: views that it was not trained for, a page that is not ours"
+    triage_path(out)
+    segmenter = Segmenter.load(model, device)
+    if remark := tta_remark(segmenter.meta, tta): say(remark)
+    return segmenter
+
 def _done(segmenter, scan, out, how):
     "Was this scan segmented in this way before?"
     told = _told(out)
-    return out.is_file() and told is not None and told['scan'] == scan.name and all(told.get(k) == v for k, v in dict(how, model=segmenter.name).items())
+    asked = dict(how, model=segmenter.name, scan=scan.name)
+    return out.is_file() and told is not None and all(told.get(k) == v for k, v in asked.items())
 
 # %% ../nbs/08_predict.ipynb #2fe46680
 def predict_folder(
-    model, # as for predict
     scans, # folder of NIfTI files, and of folders or archives with DICOM
     out, # folder for the masks
+    model='liver', # as for predict
     overwrite: bool = False, # also what is there
     tta: str = 'none', # a name in liverseg.tta.VIEWS
     device: str = 'auto',
@@ -273,23 +292,27 @@ def predict_folder(
     thorough: bool = False, # look at every slice and all of it
     say=print, # takes what is worth telling
     **more, # bs and spacing of predict
-) -> pd.DataFrame: # a row a scan: scan, volume_ml, liver_found, touches, seconds, error
-    "Segment all scans of a folder; a bad one is a row with an error"
-    segmenter, rows = Segmenter.load(model, device), []
-    if remark := tta_remark(segmenter.meta, tta): say(remark)
+) -> pd.DataFrame: # one row per scan, worst first: scan, volume_ml, expected_dice, liver_found, touches, warnings, seconds, error
+    "Segment all scans of a folder; a bad one is a row with an error; raises `BadInput` for a triage.html that is not ours"
+    segmenter, rows = _ready(model, device, tta, out, say), []
     how = dict(tta=tta, post=[k for k in STEPS if k in post], thorough=thorough)
     for scan in scans_in(scans):
         mask = Path(out)/f'{_stem(scan)}.nii.gz'
         if overwrite or not (_done(segmenter, scan, mask, how) and (not maps or beside(mask)['prob'].is_file())):
-            try: predict(segmenter, scan, mask, **how, maps=maps, say=say, **more)
+            try: predict(scan, mask, segmenter, **how, maps=maps, say=say, **more)
             except BadInput as e: rows.append(dict(scan=scan.name, error=str(e))); say(f'error: {e}'); continue
-        rows.append({k: v for k, v in _told(mask).items() if k in ('scan', 'volume_ml', 'liver_found', 'touches', 'seconds')})
+        rows.append(_told(mask))
     return _table(rows, out)
 
 # %% ../nbs/08_predict.ipynb #98b6dfc4
 def _table(rows, out):
-    "The rows as a table, also in results.csv"
-    table = pd.DataFrame(rows, columns=['scan', 'volume_ml', 'liver_found', 'touches', 'seconds', 'error'])
-    shown = table.assign(touches=[' '.join(t) if isinstance(t, list) else '' for t in table['touches']])
-    atomic_write(Path(out)/'results.csv', shown.to_csv(index=False, lineterminator='\n').encode())
-    return shown
+    "The rows as a table, worst first, also in results.csv and, with pictures, in triage.html"
+    columns = ['scan', 'volume_ml', 'expected_dice', 'liver_found', 'touches', 'warnings', 'seconds', 'error']
+    table = pd.DataFrame(rows, columns=columns)
+    for name, between in dict(touches=' ', warnings='; ').items():
+        table[name] = [between.join(v) if isinstance(v, list) else '' for v in table[name]]
+    table = worst_first(table)
+    atomic_write(Path(out)/'results.csv', table.to_csv(index=False, lineterminator='\n').encode())
+    pictures = ['' if isinstance(r.error, str) else f'{_stem(Path(r.scan))}.png' for r in table.itertuples()]
+    atomic_write(triage_path(out), triage_page(table, pictures).encode())
+    return table

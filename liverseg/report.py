@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['GREY', 'STYLE', 'SCRIPT', 'MARK', 'Picture', 'dice_picture', 'volume_picture', 'bland_altman', 'height_picture',
-           'html_table', 'report_page', 'compared_section', 'difference_picture', 'with_section']
+           'reliability_picture', 'calibrated_section', 'html_table', 'report_page', 'compared_section',
+           'difference_picture', 'with_section']
 
 # %% ../nbs/07c_report.ipynb #4013e77f
 import base64, html, io
@@ -87,6 +88,32 @@ def height_picture(
     ax.set_ylim(0, 1.02)
     return fig
 
+# %% ../nbs/07c_report.ipynb #990dc0d0
+def reliability_picture(
+    bins: list, # of dict: pixels, probability (their mean, 0…1) and liver (share, 0…1), None where there are no pixels
+) -> Picture:
+    "Share of liver by probability of liver, bin by bin (Guo et al., ICML 2017); the diagonal is a network that can be believed"
+    fig, ax = _axes('Can the probabilities be believed?', 'probability of liver', 'share that is liver')
+    found = pd.DataFrame(bins, columns=['pixels', 'probability', 'liver'])
+    ax.bar((found.index + .5)/len(found), found['pixels']/max(1, found['pixels'].sum()), 1/len(found), color='tab:blue', alpha=.25)
+    ax.plot([0, 1], [0, 1], color=GREY, lw=.8)
+    ax.plot('probability', 'liver', 'o-', color='tab:orange', ms=4, lw=1, data=found[found['pixels'] > 0].astype(float))
+    ax.set_xlim(0, 1); ax.set_ylim(0, 1.02)
+    return fig
+
+# %% ../nbs/07c_report.ipynb #cc543344
+def calibrated_section(
+    calibration: dict, # of a summary: ece (0…1, or None), pixels, over (which pixels), bins
+) -> str: # HTML
+    "Whether the probabilities can be believed, as a picture and in words"
+    if calibration['ece'] is None: return '<h2>Probabilities</h2><p>No pixel is near a liver, so nothing can be said of them.</p>'
+    found = [b for b in calibration['bins'] if b['pixels']]
+    more = sum(b['pixels']*(b['liver'] - b['probability']) for b in found)/calibration['pixels']
+    lean = f'Their mean is {abs(more):.3f} {"below" if more > 0 else "above"} the share of liver.' if abs(more) >= .0005 else 'Their mean is the share of liver.'
+    return (f'<h2>Probabilities</h2><div class="pictures"><figure>{_svg(reliability_picture(calibration["bins"]))}</figure><div><p>Expected calibration error: '
+            f'<b>{calibration["ece"]:.3f}</b>. So far is a probability from the share of pixels that are liver, on average; 0 is a network that can be taken at its word. {lean}</p>'
+            f'<p>Taken over {calibration["pixels"]} {html.escape(calibration["over"])}.</p></div></div>')
+
 # %% ../nbs/07c_report.ipynb #0e7b488e
 def _cell(v):
     "A table's cell: its text, and what it is sorted by"
@@ -163,8 +190,9 @@ def report_page(
     "The report for a person"
     about = [f'{len(cases)} case(s), {len(slices)} slices'] + [f'{k} {summary[k]}' for k in ('split', 'tta') if k in summary]
     shown = f'<h2>Best, median and worst case</h2><p>Truth in green, prediction in orange.</p><img alt="Outlines of three cases" src="data:image/png;base64,{base64.b64encode(picture).decode()}">' if picture else ''
+    believed = calibrated_section(summary['calibration']) if 'calibration' in summary else '' # masks have no probabilities
     parts = ['<h1>Liver segmentation, measured</h1>', f'<p>{html.escape(", ".join(about))}</p>', f'<div class="tiles">{_tiles(summary)}</div>', MARK*2, '<h2>Pictures</h2>',
-             f'<div class="pictures">{_pictures(cases, slices, cases["volume_ml_true"].notna().any())}</div>', shown, '<h2>Cases</h2><p>A click on a heading sorts.</p>', html_table(cases, 'sorts'),
+             f'<div class="pictures">{_pictures(cases, slices, cases["volume_ml_true"].notna().any())}</div>', believed, shown, '<h2>Cases</h2><p>A click on a heading sorts.</p>', html_table(cases, 'sorts'),
              '<h2>Rules for empty masks</h2><p>Undefined is left out of a mean and counted; means of distances are over the finite cases.</p>', _rules(summary.get('rules', {})),
              f'<h2>Made with</h2><p>{_versions()}</p>' + f'<p><code>{html.escape(command)}</code></p>'*bool(command), '<p>For research only, not a medical device.</p>']
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>liverseg report</title><style>{STYLE}</style>\n' + '\n'.join(parts) + f'<script>{SCRIPT}</script></html>\n'

@@ -90,18 +90,19 @@ VIEWS = dict(
 MIRRORED = ('flip', 'flips', 'dihedral') # sets for networks that have met mirrored pictures
 
 # %% ../nbs/06_tta.ipynb #fd12eb76
-def _answers(net, x, views):
+def _answers(net, x, views, temperature):
     "What a network says of each view, put back in place"
-    for view in views: yield view.undo(torch.as_tensor(net(view.apply(x)).float().softmax(1)[:, 1]))
+    for view in views: yield view.undo(torch.as_tensor((net(view.apply(x)).float()/temperature).softmax(1)[:, 1]))
 
 @torch.no_grad()
 def tta_probs(
     net: torch.nn.Module, # pictures (n, 3, h, w) to class scores (n, 2, h, w), in evaluation mode
     x: torch.Tensor, # pictures, normalised
     views=VIEWS['none'], # what to ask
+    temperature: float = 1., # the scores are divided by it, above 0
 ) -> torch.Tensor: # (n, h, w) float32, probability of liver, 0…1
     "Mean over `views` of the probability of liver, each undone before it is averaged"
-    return sum(_answers(net, x, views))/len(views)
+    return sum(_answers(net, x, views, temperature))/len(views)
 
 # %% ../nbs/06_tta.ipynb #69ce41a5
 @torch.no_grad()
@@ -109,19 +110,26 @@ def tta_spread(
     net: torch.nn.Module, # pictures (n, 3, h, w) to class scores (n, 2, h, w), in evaluation mode
     x: torch.Tensor, # pictures, normalised
     views, # what to ask, two or more
+    temperature: float = 1., # the scores are divided by it, above 0
 ) -> tuple: # (mean, standard deviation) of the probability of liver over the views, (n, h, w) float32
     "What the views say together, and how far they disagree"
-    answers = torch.stack(list(_answers(net, x, views)))
+    answers = torch.stack(list(_answers(net, x, views, temperature)))
     return answers.mean(0), answers.std(0, correction=0)
 
 # %% ../nbs/06_tta.ipynb #bf95b604
 class Together(torch.nn.Module):
     "Several networks as one, which says the mean of their probabilities"
-    def __init__(self, nets):
+    def __init__(self,
+        nets, # pictures to class scores
+        temperatures=None, # a number above 0 for each, that its scores are divided by; 1 if not given
+    ):
+        "Of those networks"
         super().__init__()
         self.nets = torch.nn.ModuleList(nets)
+        self.temperatures = [1.]*len(self.nets) if temperatures is None else list(temperatures)
     def forward(self, x): # logarithms, because a softmax follows
-        return torch.stack([torch.as_tensor(net(x)).float().softmax(1) for net in self.nets]).mean(0).clamp_min(1e-12).log()
+        each = zip(self.nets, self.temperatures, strict=True)
+        return torch.stack([(torch.as_tensor(net(x)).float()/t).softmax(1) for net, t in each]).mean(0).clamp_min(1e-12).log()
 
 # %% ../nbs/06_tta.ipynb #16853b3e
 def prepare(
@@ -155,11 +163,11 @@ def slice_maps(
     box: tuple = (slice(None), slice(None)), # rows and columns of the network's square, steps of 32
     spread: bool = True, # also tell how far the views disagree
 ): # yields (probability of liver, its spread over the views), (h, w) float32 arrays on the slice's own grid
-    "Go through slices in batches, so that memory does not grow with their number"
-    device, slices, size = _home(net), iter(slices), (meta['size'],)*2
+    "Go through slices in batches, so that memory does not grow with their number; the model's temperature is heeded"
+    device, slices, size, temperature = _home(net), iter(slices), (meta['size'],)*2, meta.get('temperature', 1.)
     ask = tta_spread if spread else lambda *args: (tta_probs(*args),)
     while batch := [s for _, s in zip(range(bs or at_once(size[0], device)), slices)]:
-        found = torch.stack(ask(net, prepare(batch, meta)[(..., *box)].to(device), VIEWS[tta]), 1)
+        found = torch.stack(ask(net, prepare(batch, meta)[(..., *box)].to(device), VIEWS[tta], temperature), 1)
         maps = found.new_zeros(*found.shape[:2], *size)
         maps[(..., *box)] = found
         for s, m in zip(batch, maps): yield tuple(F.interpolate(m[None], s.shape[:2], mode='bilinear', align_corners=False)[0].cpu().numpy())

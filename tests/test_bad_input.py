@@ -1,5 +1,6 @@
 "Hostile files: each gives one sentence that names it, exit status 1, and nothing half-written."
 import gzip
+import json
 import shutil
 
 import nibabel as nib
@@ -187,7 +188,7 @@ def test_predict(case, src, model, tmp_path):
     if case == 'newer model': (folder / 'model.json').write_text(text.replace('"version": 2', '"version": 3'))
     if case == 'json of another size': (folder / 'model.json').write_text(text.replace('resnet18', 'resnet50'))
     before = scan.read_bytes() if scan.exists() else None
-    done = run('predict', folder, scan, out, '--device', 'cpu', ok=1)
+    done = run('predict', scan, out, '--model', folder, '--device', 'cpu', ok=1)
     assert len(done.stderr.strip().splitlines()) == 1
     assert case == 'out is scan' or not out.exists()
     assert before is None or scan.read_bytes() == before
@@ -200,7 +201,10 @@ def test_nothing_is_unpickled(src, model, tmp_path):
     class Bomb:
         def __reduce__(self): return os.mkdir, (str(tmp_path / 'boom'),)
     (folder / 'model.safetensors').write_bytes(pickle.dumps(Bomb()))
-    run('predict', folder, image(src, 'test'), tmp_path / 'out.nii.gz', '--device', 'cpu', ok=1)
+    told = json.loads((folder / 'model.json').read_text())
+    told.pop('sha256') # a description that promises nothing about the file
+    (folder / 'model.json').write_text(json.dumps(told))
+    run('predict', image(src, 'test'), tmp_path / 'out.nii.gz', '--model', folder, '--device', 'cpu', ok=1)
     assert not (tmp_path / 'boom').exists()
 
 
@@ -212,5 +216,5 @@ def test_slices_that_changed_after_conversion(what, png, model, tmp_path):
     if what == 'gone': victim.unlink()
     if what == 'not grey': Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(victim)
     if what == 'mask of another size': Image.fromarray(np.zeros((32, 32), np.uint8)).save(data / 'test/masks' / victim.name)
-    done = run('evaluate', model, data, tmp_path / 'report', '--device', 'cpu', ok=1)
+    done = run('evaluate', data, tmp_path / 'report', '--model', model, '--device', 'cpu', ok=1)
     assert victim.name in done.stderr and not (tmp_path / 'report').exists()

@@ -43,8 +43,8 @@ print("torch" in sys.modules)'''
 
 
 @pytest.mark.parametrize('args', [['convert'], ['convert', 'a', 'b', '--window', '3'], ['convert', 'a', 'b', '--window', '250,-150'],
-                                  ['train', 'a', 'b', '--size', 'x'], ['train', 'a', 'b', '--split', 'patient'], ['train', 'a', 'b', '--loss', 'none'], ['train', 'a', 'b', '--liver-share', '2'], ['train', 'a', 'b', '--seed', '-1'], ['convert', 'a', 'b', '--window=-inf,inf'], ['evaluate', 'a', 'b'],
-                                  ['predict', 'a', 'b', 'c', '--tta', 'all'], ['nothing'], ['convert', 'a', 'b', '--workers', '0']])
+                                  ['train', 'a', 'b', '--size', 'x'], ['train', 'a', 'b', '--split', 'patient'], ['train', 'a', 'b', '--loss', 'none'], ['train', 'a', 'b', '--liver-share', '2'], ['train', 'a', 'b', '--seed', '-1'], ['convert', 'a', 'b', '--window=-inf,inf'], ['evaluate', 'a'], ['evaluate', 'a', 'b', 'c'],
+                                  ['predict', 'a', 'b', 'c'], ['predict', 'a', 'b', '--tta', 'all'], ['nothing'], ['convert', 'a', 'b', '--workers', '0']])
 def test_wrong_usage_is_two(args):
     done = run(*args, ok=2)
     assert 'Usage:' in done.stderr
@@ -75,14 +75,14 @@ def test_train_evaluate_predict(png, model, cohort, tmp_path):
     meta = json.loads((model / 'model.json').read_text())
     assert meta['window'] == [-150, 250] and meta['size'] == 64 and len(meta['subjects']['valid']) == 1
     assert not set(meta['subjects']['valid']) & set(meta['subjects']['train'])
-    done = run('evaluate', model, png, tmp_path / 'report', '--tta', 'flip', '--device', 'cpu', ok=0)
+    done = run('evaluate', png, tmp_path / 'report', '--model', model, '--tta', 'flip', '--device', 'cpu', ok=0)
     assert 'mean case Dice' in done.stdout and 'pooled Dice' in done.stdout
     assert (tmp_path / 'report/cases.csv').read_text().startswith('subject,dice')
     summary = json.loads((tmp_path / 'report/summary.json').read_text())
     assert summary['cases'] == 1 and summary['rules']['one_empty'].startswith('0')
     assert {'report.html', 'cases.csv', 'slices.csv', 'summary.json', 'cases.png'} == {p.name for p in (tmp_path / 'report').iterdir()}
     scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
-    done = run('predict', model, scan, tmp_path / 'mask.nii.gz', '--device', 'cpu', ok=0)
+    done = run('predict', scan, tmp_path / 'mask.nii.gz', '--model', model, '--device', 'cpu', ok=0)
     mask = nib.load(tmp_path / 'mask.nii.gz')
     assert mask.shape == nib.load(scan).shape and mask.get_data_dtype() == np.uint8
     assert np.array_equal(mask.affine, nib.load(scan).affine)
@@ -92,9 +92,9 @@ def test_train_evaluate_predict(png, model, cohort, tmp_path):
 
 def test_the_report_and_the_saved_mask_are_the_same_masks(png, model, cohort, tmp_path):
     "evaluate goes through PNG, predict through NIfTI: both must count the same liver pixels"
-    run('evaluate', model, png, tmp_path / 'report', '--device', 'cpu', ok=0)
+    run('evaluate', png, tmp_path / 'report', '--model', model, '--device', 'cpu', ok=0)
     scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
-    run('predict', model, scan, tmp_path / 'mask.nii.gz', '--thorough', '--post', 'none', '--device', 'cpu', ok=0)
+    run('predict', scan, tmp_path / 'mask.nii.gz', '--model', model, '--thorough', '--post', 'none', '--device', 'cpu', ok=0)
     counted = pd.read_csv(tmp_path / 'report/slices.csv')['pred_px']
     stored = np.asarray(nib.as_closest_canonical(nib.load(tmp_path / 'mask.nii.gz')).dataobj)
     assert list(counted) == list(stored.sum((0, 1)))
@@ -111,7 +111,7 @@ def test_test_images_may_lack_masks(src, model, tmp_path):
     run('convert', src, tmp_path / 'png', ok=0)
     table = pd.read_csv(tmp_path / 'png/manifest.csv', keep_default_na=False, dtype=str)
     assert set(table.loc[table['split'] == 'test', 'mask']) == {''} == set(table.loc[table['split'] == 'test', 'liver_px'])
-    done = run('evaluate', model, tmp_path / 'png', tmp_path / 'report', ok=1)
+    done = run('evaluate', tmp_path / 'png', tmp_path / 'report', '--model', model, ok=1)
     assert 'has a mask' in done.stderr and not (tmp_path / 'report').exists()
 
 
@@ -132,17 +132,17 @@ def test_other_names(src, tmp_path):
     assert set(pd.read_csv(tmp_path / 'png/manifest.csv', dtype=str)['subject']) == {'01', '02', '03', '04'}
 
 
-def test_predict_without_a_model_tells_how_to_make_one(cohort, tmp_path):
+def test_a_model_that_is_not_there_is_a_sentence(cohort, tmp_path):
     scan = next(cohort.rglob('*_orig.nii.gz'))
-    done = run('predict', tmp_path / 'none', scan, tmp_path / 'm.nii.gz', ok=1)
-    for word in ('no trained weights ship', 'liverseg convert', 'liverseg train', 'liverseg evaluate'):
+    done = run('predict', scan, tmp_path / 'm.nii.gz', '--model', tmp_path / 'none', ok=1)
+    for word in ('no such file', 'liverseg train', 'liverseg export', 'the network that ships'):
         assert word in done.stderr
     assert not (tmp_path / 'm.nii.gz').exists()
 
 
 def test_a_users_folder_is_never_replaced(png, model, tmp_path):
     (tmp_path / 'mine').mkdir(), (tmp_path / 'mine/thesis.txt').write_text('precious')
-    for args in (['convert', png.parent, tmp_path / 'mine'], ['train', png, tmp_path / 'mine'], ['evaluate', model, png, tmp_path / 'mine']):
+    for args in (['convert', png.parent, tmp_path / 'mine'], ['train', png, tmp_path / 'mine'], ['evaluate', png, tmp_path / 'mine', '--model', model]):
         run(*args, ok=1)
     assert content(tmp_path / 'mine') == {'thesis.txt': b'precious'}
 

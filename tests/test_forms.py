@@ -129,11 +129,11 @@ def test_the_form_goes_with_the_model(src, tmp_path):
         meta = json.loads((tmp_path / f'm_{name}/model.json').read_text())
         assert meta['window'] == windows and meta['bits'] == bits
     for name, other in itertools.permutations(forms):
-        said = cli('evaluate', tmp_path / f'm_{name}', tmp_path / other, tmp_path / 'no', '--device', 'cpu', ok=1).stderr
+        said = cli('evaluate', tmp_path / other, tmp_path / 'no', '--model', tmp_path / f'm_{name}', '--device', 'cpu', ok=1).stderr
         advice = re.search('; convert with (.+)$', said.strip())[1]
         cli('convert', src, tmp_path / 'again', *shlex.split(advice))  # the advice is good as it stands
         assert tree(tmp_path / 'again') == tree(tmp_path / name) and not (tmp_path / 'no').exists()
-        cli('evaluate', tmp_path / f'm_{name}', tmp_path / 'again', tmp_path / f'r_{name}', '--device', 'cpu')
-        cli('predict', tmp_path / f'm_{name}', image(src, 'test'), tmp_path / f'{name}.nii.gz', '--device', 'cpu')
+        cli('evaluate', tmp_path / 'again', tmp_path / f'r_{name}', '--model', tmp_path / f'm_{name}', '--device', 'cpu')
+        cli('predict', image(src, 'test'), tmp_path / f'{name}.nii.gz', '--model', tmp_path / f'm_{name}', '--device', 'cpu')
         found = np.asarray(nib.load(tmp_path / f'{name}.nii.gz').dataobj).sum((0, 1))
         assert pd.read_csv(tmp_path / f'r_{name}/slices.csv')['pred_px'].tolist() == found.tolist()

@@ -179,7 +179,7 @@ def test_command_line_in_other_orders(src, tmp_path):
 def predicted(cohort, model, tmp_path_factory):
     "A scan and the mask that the command line wrote for it"
     scan, out = next((cohort / 'test/nii').glob('*_orig.nii.gz')), tmp_path_factory.mktemp('predicted') / 'mask.nii.gz'
-    run('predict', model, scan, out, '--device', 'cpu', ok=0)
+    run('predict', scan, out, '--model', model, '--device', 'cpu', ok=0)
     return scan, out
 
 
@@ -187,7 +187,7 @@ def predicted(cohort, model, tmp_path_factory):
 def test_predict_in_other_orders(order, predicted, model, tmp_path):
     scan, out = predicted
     nib.save(stored_as(nib.load(scan), order), tmp_path / 'other.nii.gz')
-    run('predict', model, tmp_path / 'other.nii.gz', tmp_path / 'b.nii.gz', '--device', 'cpu', ok=0)
+    run('predict', tmp_path / 'other.nii.gz', tmp_path / 'b.nii.gz', '--model', model, '--device', 'cpu', ok=0)
     a, b = nib.load(out), nib.load(tmp_path / 'b.nii.gz')
     assert b.shape == nib.load(tmp_path / 'other.nii.gz').shape
     assert np.array_equal(np.asarray(stored_as(b, 'RAS').dataobj), np.asarray(stored_as(a, 'RAS').dataobj))

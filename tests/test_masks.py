@@ -74,6 +74,6 @@ def test_a_bad_folder_or_mask_is_one_sentence(folders, harm, says):
 def test_what_does_not_fit_together_is_refused(folders):
     assert '--pred and --truth go together' in run('evaluate', '--pred', folders / 'pred', folders / 'report', ok=2).stderr
     assert 'give REPORT alone' in measure(folders, 'more', ok=2).stderr
-    assert 'give MODEL, DATA and REPORT' in run('evaluate', 'model', 'data', ok=2).stderr
+    assert 'give DATA and REPORT' in run('evaluate', 'data', ok=2).stderr
     assert 'there is no such file' in measure(folders, '--against', folders / 'nowhere', ok=1).stderr
     assert not (folders / 'report').exists()

@@ -10,7 +10,8 @@ import pytest
 PEAK = """
 import re, sys
 from liverseg.predict import predict
-predict(*sys.argv[1:4], device='cpu', post=['largest', 'fill'], say=lambda s: None)
+model, scan, out = sys.argv[1:4]
+predict(scan, out, model, device='cpu', post=['largest', 'fill'], say=lambda s: None)
 print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1e6) # GB; ru_maxrss would count what the parent held before
 """
 

@@ -15,7 +15,7 @@ CPU = ('--device', 'cpu')
 @pytest.fixture(scope='module')
 def exported(model, tmp_path_factory):
     out = tmp_path_factory.mktemp('onnx') / 'liver.onnx'
-    assert f'ONNX file in {out}' in run('export', model, out, ok=0).stdout
+    assert f'ONNX file in {out}' in run('export', out, '--model', model, ok=0).stdout
     return out
 
 
@@ -25,8 +25,8 @@ def voxels(path): return np.asarray(nib.load(path).dataobj)
 def test_the_masks_of_an_onnx_file_are_those_of_the_model(cohort, png, model, exported, tmp_path):
     scan = image(cohort, 'test')
     for name, which in (('torch', model), ('onnx', exported)):
-        run('predict', which, scan, tmp_path / f'{name}.nii.gz', *CPU, ok=0)
-        run('evaluate', which, png, tmp_path / name, *CPU, ok=0)
+        run('predict', scan, tmp_path / f'{name}.nii.gz', '--model', which, *CPU, ok=0)
+        run('evaluate', png, tmp_path / name, '--model', which, *CPU, ok=0)
     ours, theirs = voxels(tmp_path / 'torch.nii.gz'), voxels(tmp_path / 'onnx.nii.gz')
     assert ours.any() and (ours != theirs).mean() <= 1e-5
     dice = [json.loads((tmp_path / name / 'summary.json').read_text())['pooled_dice'] for name in ('torch', 'onnx')]
@@ -41,7 +41,7 @@ def test_any_number_of_slices_of_any_size(arch, decoder, tmp_path):
     torch.manual_seed(0)
     net = build_net(arch, decoder, 64).eval()
     save_model(net, describe(arch, 64, decoder=decoder), tmp_path / 'model')
-    other, meta = load_onnx(export_onnx(tmp_path / 'model', tmp_path / 'm.onnx'))
+    other, meta = load_onnx(export_onnx(tmp_path / 'm.onnx', tmp_path / 'model'))
     assert meta['arch'] == arch
     for shape in ((1, 3, 64, 64), (3, 3, 96, 128), (2, 3, 100, 90), (1, 3, 77, 65)):
         x = torch.randn(*shape)
@@ -52,13 +52,13 @@ def test_any_number_of_slices_of_any_size(arch, decoder, tmp_path):
 
 def test_two_models_answer_together(cohort, model, exported, tmp_path):
     scan, twin = image(cohort, 'test'), shutil.copytree(model, tmp_path / 'twin')
-    run('predict', model, scan, tmp_path / 'one.nii.gz', '--maps', *CPU, ok=0)
-    run('predict', model, scan, tmp_path / 'two.nii.gz', '--maps', '--also', twin, '--also', exported, *CPU, ok=0)
+    run('predict', scan, tmp_path / 'one.nii.gz', '--model', model, '--maps', *CPU, ok=0)
+    run('predict', scan, tmp_path / 'two.nii.gz', '--model', model, '--maps', '--also', twin, '--also', exported, *CPU, ok=0)
     assert np.abs(voxels(tmp_path / 'one_prob.nii.gz') - voxels(tmp_path / 'two_prob.nii.gz')).max() <= .0011 # maps have three digits
     assert json.loads((tmp_path / 'two.json').read_text())['model'].count('+') == 2
     told = json.loads((twin / 'model.json').read_text())
     (twin / 'model.json').write_text(json.dumps(dict(told, window=[0, 255])))
-    done = run('predict', model, scan, tmp_path / 'three.nii.gz', '--also', twin, *CPU, ok=1)
+    done = run('predict', scan, tmp_path / 'three.nii.gz', '--model', model, '--also', twin, *CPU, ok=1)
     assert 'must share it' in done.stderr and not (tmp_path / 'three.nii.gz').exists()
 
 
@@ -67,7 +67,7 @@ def test_files_that_are_no_network_of_ours(cohort, exported, tmp_path):
     bad = tmp_path / 'bad.onnx'
 
     def said():
-        done = run('predict', bad, image(cohort, 'test'), tmp_path / 'm.nii.gz', *CPU, ok=1)
+        done = run('predict', image(cohort, 'test'), tmp_path / 'm.nii.gz', '--model', bad, *CPU, ok=1)
         assert str(bad) in done.stderr and done.stderr.count('\n') == 1, done.stderr
         return done.stderr
 
@@ -82,15 +82,15 @@ def test_files_that_are_no_network_of_ours(cohort, exported, tmp_path):
         onnx.save(graph, bad)
         assert word in said()
     assert not (tmp_path / 'm.nii.gz').exists()
-    assert 'end in .onnx' in run('export', tmp_path, tmp_path / 'm.bin', ok=1).stderr
-    assert 'no such file' in run('export', tmp_path / 'nothing', tmp_path / 'm.onnx', ok=1).stderr
+    assert 'end in .onnx' in run('export', tmp_path / 'm.bin', ok=1).stderr
+    assert 'no such file' in run('export', tmp_path / 'm.onnx', '--model', tmp_path / 'nothing', ok=1).stderr
 
 
-@pytest.mark.parametrize('option', [('--also', 'other'), ('--tta', 'flip'), ('--split', 'valid')])
+@pytest.mark.parametrize('option', [('--model', 'other'), ('--also', 'other'), ('--tta', 'flip'), ('--split', 'valid')])
 def test_masks_take_no_option_of_a_model(tmp_path, option):
     said = run('evaluate', '--pred', tmp_path, '--truth', tmp_path, *option, tmp_path / 'r', ok=2).stderr
-    assert f'{option[0]}: only with MODEL, not with --pred' in said
+    assert f'{option[0]}: only with DATA, not with --pred' in said
 
 
 def test_a_model_takes_no_option_of_masks(tmp_path):
-    assert '--liver: only with --pred' in run('evaluate', 'model', 'png', tmp_path / 'r', '--liver', '6', ok=2).stderr
+    assert '--liver: only with --pred' in run('evaluate', 'png', tmp_path / 'r', '--liver', '6', ok=2).stderr

@@ -50,6 +50,21 @@ def test_the_sdist_holds_what_a_build_needs(clean):
     import tarfile
     names = {n.split('/', 1)[1] for n in tarfile.open(next((clean / 'dist').glob('*.tar.gz'))).getnames() if '/' in n}
     assert {'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'liverseg/cli.py'} <= names
+    assert {f'liverseg/weights/{n}' for n in ('model.safetensors', 'model.json', 'LICENSE.md', 'card.json')} <= names
+
+
+def test_a_mask_without_training_or_network(clean, tmp_path):
+    "The wheel alone, with nobody to ask: one line, and the mask lies on the scan's grid"
+    import nibabel as nib
+    from liverseg.phantom import make_subject, write_subject
+    scan, _ = write_subject(make_subject(3, shape=(256, 256, 40)), tmp_path, 's')
+    away = {k: 'http://127.0.0.1:9' for k in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY')} | {'HF_HUB_OFFLINE': '1', 'HOME': str(tmp_path / 'home')}
+    clear = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')} | away
+    done = subprocess.run([str(clean / 'env/bin/liverseg'), 'predict', str(scan), 'mask.nii.gz'], capture_output=True, text=True, env=clear, cwd=tmp_path)
+    assert done.returncode == 0 and 'liver volume' in done.stdout, done.stdout + done.stderr
+    assert nib.load(tmp_path / 'mask.nii.gz').shape == nib.load(scan).shape
+    weights = next((clean / 'env/lib').glob('python*/site-packages/liverseg/weights/model.safetensors'))
+    assert weights.stat().st_size < 12e6
 
 
 def test_the_sdist_gives_the_same(clean, tmp_path):
@@ -70,7 +85,7 @@ def test_metadata_comes_from_settings(clean):
     ini.read(ROOT / 'settings.ini')
     code = 'from importlib.metadata import metadata as m; d = m("liverseg"); print(d["Version"], d["License-Expression"], d["Author"], sep="|")'
     said = subprocess.run([str(clean / 'env/bin/python'), '-c', code], capture_output=True, text=True, check=True).stdout.strip()
-    assert said == f"{ini['DEFAULT']['version']}|Apache-2.0|{ini['DEFAULT']['author']}"
+    assert said == f"{ini['DEFAULT']['version']}|Apache-2.0 AND CC-BY-SA-4.0|{ini['DEFAULT']['author']}"
 
 
 EXTRAS = dict(
@@ -78,7 +93,7 @@ EXTRAS = dict(
     lite='from liverseg.network import pretrained_encoder; pretrained_encoder("lite")',
     multi='import accelerate',
     onnx='from liverseg.network import build_net; from liverseg.train import describe, save_model; from liverseg.models import export_onnx, open_model; '
-         'save_model(build_net("resnet18", size=64), describe("resnet18", 64), "m"); open_model([export_onnx("m", "m.onnx"), "m"], "cpu")',
+         'save_model(build_net("resnet18", size=64), describe("resnet18", 64), "m"); open_model([export_onnx("m.onnx", "m"), "m"], "cpu")',
     widgets='from liverseg.browse import browse, browse_3d; from liverseg.phantom import make_subject, write_subject; '
             'scan = write_subject(make_subject(0, shape=(32, 32, 8)), ".", "s")[0]; browse(scan), browse_3d(scan)')
 

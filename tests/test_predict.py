@@ -27,18 +27,48 @@ def scans(cohort, tmp_path_factory):
 @pytest.fixture(scope='module')
 def night(scans, model, tmp_path_factory):
     out = tmp_path_factory.mktemp('night') / 'masks'
-    return out, run('predict', model, scans, out, '--post', 'largest', '--post', 'fill', '--device', 'cpu', ok=1)
+    return out, run('predict', scans, out, '--model', model, '--post', 'largest', '--post', 'fill', '--device', 'cpu', ok=1)
 
 
 def test_a_folder_of_scans(scans, night):
     out, done = night
-    assert {p.name for p in out.iterdir()} == {'results.csv', *(f'{n}{e}' for n in ('whole', 'cut', 'single', 'air') for e in ('.nii.gz', '.json', '.png'))}
+    assert {p.name for p in out.iterdir()} == {'results.csv', 'triage.html', *(f'{n}{e}' for n in ('whole', 'cut', 'single', 'air') for e in ('.nii.gz', '.json', '.png'))}
     assert '5 scan(s), 1 failed' in done.stdout and 'broken.nii.gz: failed' in done.stdout and 'error: ' in done.stderr and 'broken.nii.gz' in done.stderr
     rows = {r['scan']: r for r in csv.DictReader((out / 'results.csv').open())}
-    assert rows['air.nii.gz']['liver_found'] == 'False' and rows['broken.nii.gz']['error'] and 'feet' in rows['cut.nii']['touches'].split()
+    assert rows['air.nii.gz']['liver_found'] == 'False' and rows['air.nii.gz']['warnings'].endswith('no liver was found')
+    assert 'a lower bound' in rows['cut.nii']['warnings'] and rows['broken.nii.gz']['warnings'] == ''
+    assert rows['broken.nii.gz']['error'] and 'feet' in rows['cut.nii']['touches'].split()
     for name in ('whole.nii.gz', 'single.nii.gz'):
         mask, scan = nib.load(out / name), nib.load(scans / name)
         assert mask.shape == scan.shape and np.allclose(mask.affine, scan.affine) and mask.get_data_dtype() == np.uint8
+
+
+def test_the_worst_come_first(night):
+    "Errors, then what has warnings; the page shows a picture of each that has one, and no model of one's own knows an expected Dice"
+    out, _ = night
+    rows = list(csv.DictReader((out / 'results.csv').open()))
+    assert [r['scan'] for r in rows][0] == 'broken.nii.gz' and all(r['expected_dice'] == '' for r in rows)
+    doubtful = [bool(r['warnings']) for r in rows[1:]]
+    assert doubtful == sorted(doubtful, reverse=True)
+    page = (out / 'triage.html').read_text()
+    shown = [page.index(f'<b>{r["scan"]}</b>') for r in rows]
+    assert shown == sorted(shown) and all(f'src="{n}.png"' in page for n in ('whole', 'cut', 'single', 'air')) and 'src="broken' not in page
+
+
+def test_the_network_that_ships_says_what_to_expect(scans, tmp_path):
+    (tmp_path / 'in').mkdir()
+    for name in ('whole.nii.gz', 'cut.nii'): (tmp_path / 'in' / name).write_bytes((scans / name).read_bytes())
+    run('predict', tmp_path / 'in', tmp_path / 'out', '--device', 'cpu', ok=0)
+    expected = [float(r['expected_dice']) for r in csv.DictReader((tmp_path / 'out/results.csv').open())]
+    assert len(expected) == 2 and expected == sorted(expected) and 0 < expected[0] <= expected[1] < 1
+    assert json.loads((tmp_path / 'out/whole.json').read_text())['expected_dice'] in expected
+
+
+def test_a_page_of_the_users_is_not_replaced(scans, model, tmp_path):
+    (tmp_path / 'triage.html').write_text('my notes')
+    done = run('predict', scans, tmp_path, '--model', model, '--device', 'cpu', ok=1)
+    assert done.stderr.count('\n') == 1 and 'triage.html' in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ['triage.html'] and (tmp_path / 'triage.html').read_text() == 'my notes'
 
 
 def test_the_result_tells_what_was_found(night):
@@ -59,16 +89,54 @@ def test_a_second_run_does_only_what_is_left(scans, night, model):
     before = times()
     (out / 'cut.json').unlink() # as after a kill: the mask is there, the mark is not
     (out / 'cut.png').unlink()
-    run('predict', model, scans, out, *how, ok=1)
+    table = (out / 'results.csv').read_text()
+    run('predict', scans, out, '--model', model, *how, ok=1)
     after = times()
     assert {n for n in after if after[n] != before[n]} == {'cut.nii.gz'}
-    run('predict', model, scans, out, *how, '--overwrite', ok=1)
+    told = [[{k: v for k, v in row.items() if k != 'seconds'} for row in csv.DictReader(t.splitlines())] for t in (table, (out / 'results.csv').read_text())]
+    assert told[0] == told[1] and any(r['warnings'] for r in told[1]) # read from the .json of the first run
+    run('predict', scans, out, '--model', model, *how, '--overwrite', ok=1)
     assert all(times()[n] != after[n] for n in after)
+
+
+@pytest.fixture(scope='module')
+def trained(png, tmp_path_factory):
+    "A model good enough to find one liver, on either side"
+    folder = tmp_path_factory.mktemp('trained') / 'model'
+    run('train', png, folder, '--size', 64, '--epochs', 6, '--arch', 'resnet18', '--no-pretrained', '--flip', '--device', 'cpu', ok=0)
+    return folder
+
+
+LIES = { # what is done to the scan, and what is said of the answer
+    'as it is': (lambda hu: hu, ()), 'mirrored': (lambda hu: hu[::-1], ("to the patient's left",)),
+    'head and feet exchanged': (lambda hu: hu[..., ::-1], ('lies on the feet side of the liver',)),
+    'front and back exchanged': (lambda hu: hu[:, ::-1], ('spine is not behind the liver',)),
+    'HU + 1024': (lambda hu: hu + 1024, ('no Hounsfield units', 'the median inside the mask is')),
+}
+
+
+@pytest.mark.parametrize('name', LIES)
+def test_a_scan_that_lies(name, cohort, trained, tmp_path):
+    "On the command line, in the result, and with exit status 0"
+    change, words = LIES[name]
+    whole = nib.load(image(cohort, 'test'))
+    nib.save(nib.Nifti1Image(change(np.asarray(whole.dataobj)), whole.affine), tmp_path / 's.nii.gz')
+    done = run('predict', tmp_path / 's.nii.gz', tmp_path / 'm.nii.gz', '--model', trained, '--device', 'cpu', ok=0)
+    told = json.loads((tmp_path / 'm.json').read_text())
+    assert done.stderr.splitlines() == [f"warning: {tmp_path / 's.nii.gz'}: {w}" for w in told['warnings']]
+    assert told['liver_found']
+    for word in {w for _, ws in LIES.values() for w in ws}: assert (word in done.stderr) == (word in words), word
+
+
+def test_a_scan_without_liver_is_no_error(scans, model, tmp_path):
+    done = run('predict', scans / 'air.nii.gz', tmp_path / 'm.nii.gz', '--model', model, '--device', 'cpu', ok=0)
+    assert 'no liver was found' in done.stderr and 'liver volume 0.0 mL' in done.stdout
+    assert not np.asarray(nib.load(tmp_path / 'm.nii.gz').dataobj).any()
 
 
 def test_maps_lie_on_the_scan(cohort, model, tmp_path):
     scan = image(cohort, 'test')
-    run('predict', model, scan, tmp_path / 'm.nii.gz', '--maps', '--tta', 'shifts', '--post', 'none', '--device', 'cpu', ok=0)
+    run('predict', scan, tmp_path / 'm.nii.gz', '--model', model, '--maps', '--tta', 'shifts', '--post', 'none', '--device', 'cpu', ok=0)
     mask, prob, spread = (nib.load(tmp_path / f'm{e}.nii.gz') for e in ('', '_prob', '_spread'))
     assert prob.shape == spread.shape == nib.load(scan).shape and np.allclose(prob.affine, nib.load(scan).affine)
     p, s = prob.get_fdata(), spread.get_fdata()
@@ -78,7 +146,7 @@ def test_maps_lie_on_the_scan(cohort, model, tmp_path):
 
 def test_nothing_of_the_users_is_overwritten(cohort, model, tmp_path):
     (tmp_path / 'm.json').write_text('{"mine": 1}')
-    done = run('predict', model, image(cohort, 'test'), tmp_path / 'm.nii.gz', '--device', 'cpu', ok=1)
+    done = run('predict', image(cohort, 'test'), tmp_path / 'm.nii.gz', '--model', model, '--device', 'cpu', ok=1)
     assert 'was not written by liverseg predict' in done.stderr and [p.name for p in tmp_path.iterdir()] == ['m.json']
 
 
@@ -94,14 +162,14 @@ def test_a_folder_of_patients_as_dicom(cohort, model, tmp_path):
     (tmp_path / 'ward/notes/read.me').write_text('not a scan')
     (tmp_path / 'ward/dora').mkdir()
     (tmp_path / 'ward/dora/1.dcm').write_bytes(next((tmp_path / 'ward/anna/SE1').iterdir()).read_bytes()[:400])
-    done = run('predict', model, tmp_path / 'ward', tmp_path / 'out', '--device', 'cpu', ok=1)
+    done = run('predict', tmp_path / 'ward', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=1)
     rows = {r['scan']: r for r in csv.DictReader((tmp_path / 'out/results.csv').open())}
     assert set(rows) == {'anna', 'bert', 'carl.nii.gz', 'dora'} and [n for n in rows if rows[n]['error']] == ['dora'], done.stderr
     assert (nib.load(tmp_path / 'out/anna.nii.gz').get_fdata() > 0).sum() == (nib.load(tmp_path / 'out/carl.nii.gz').get_fdata() > 0).sum() > 0
     # the folder of one patient is one scan, however deep its series lie
-    run('predict', model, tmp_path / 'ward/anna', tmp_path / 'anna.nii.gz', '--device', 'cpu', ok=0)
+    run('predict', tmp_path / 'ward/anna', tmp_path / 'anna.nii.gz', '--model', model, '--device', 'cpu', ok=0)
     nib.save(whole, tmp_path / 'ward/carl.nii')
-    assert 'in two forms' in run('predict', model, tmp_path / 'ward', tmp_path / 'out', '--device', 'cpu', ok=1).stderr
+    assert 'in two forms' in run('predict', tmp_path / 'ward', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=1).stderr
 
 
 class Bright(torch.nn.Module):

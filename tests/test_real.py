@@ -32,7 +32,7 @@ def test_synthetic_converts(cohort, tmp_path):
 def check_training(data, tmp_path, subjects):
     args = ['--size', 64, '--epochs', 1, '--batch-size', 32, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu']
     run('train', data, tmp_path / 'model', *args, ok=0)
-    run('evaluate', tmp_path / 'model', data, tmp_path / 'report', '--split', 'valid', '--device', 'cpu', ok=0)
+    run('evaluate', data, tmp_path / 'report', '--model', tmp_path / 'model', '--split', 'valid', '--device', 'cpu', ok=0)
     cases = pd.read_csv(tmp_path / 'report/cases.csv')
     assert len(cases) == subjects and cases['volume_ml_true'].isna().all()  # spacing is unknown, so no millilitres
 

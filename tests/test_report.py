@@ -38,6 +38,19 @@ def browser(request):
     driver.quit()
 
 
+def test_the_section_on_probabilities_fits(browser, page):
+    from liverseg.report import calibrated_section, with_section
+    bins = [dict(pixels=k, probability=(k + .5)/15 if k else None, liver=k/15 if k else None) for k in range(15)] # the first is empty
+    section = calibrated_section(dict(ece=.0333, pixels=105, over='pixels <near> the liver', bins=bins))
+    other = page.with_name('probabilities.html')
+    other.write_text(with_section(page.read_text(encoding='utf-8'), section), encoding='utf-8') # in the place of the comparison
+    browser.get(other.as_uri())
+    assert browser.get_log('browser') == [] and len(browser.find_elements('css selector', 'svg')) == 5
+    assert browser.execute_script('return document.documentElement.scrollWidth <= document.documentElement.clientWidth')
+    text = browser.find_element('css selector', 'body').text
+    for word in ('Probabilities', 'Expected calibration error: 0.033', 'Taken over 105 pixels <near> the liver', 'Can the probabilities be believed?'): assert word in text, word
+
+
 def tables(browser): return browser.find_elements('css selector', 'table.sorts') # the comparison's, and that of all cases
 
 

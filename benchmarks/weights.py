@@ -1,0 +1,165 @@
+"""The network that ships: trained, measured, and put into liverseg/weights/, from ../shared/data alone; steps that are done are skipped.
+
+    python benchmarks/weights.py            # what `make weights` runs
+    python benchmarks/weights.py --no-folds # without the two trainings that measure false liver
+
+It is trained on what may train weights that ship (`common.free`): msd2d, one whole volume of it, slices without liver. Patients 1 and 17 and the slices of
+curvas2d are in no training. Two more trainings, each of half of the patients, are asked about the other half: how much false liver
+there is on pictures that were not trained on, and how good a mask is whose network promises so and so much.
+"""
+
+import argparse, json, shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common import HERE, REAL, WORK, Clock, away, figures, free, machine, rows, write
+from liverseg.liver import model_path
+
+RECIPE = dict(size=256, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3, seed=42)
+LICENCE = 'CC BY-SA 4.0'
+CARD = 'card.json'
+
+
+def trained(data, model):
+    "Train, or go on, or do nothing"
+    from liverseg.train import train
+    if not (model / 'model.json').is_file():
+        with Clock() as clock: train(data, model, say=lambda s: print('   ', s, flush=True), **RECIPE)
+        write(model.with_name(f'{model.name}.seconds.json'), dict(seconds=clock.wall, machine=machine()))
+    return model
+
+
+def shipped(model, folder, **more):
+    "Write the package's files from a trained model: weights in 16 bits, and a description that says whose licence they have"
+    from liverseg.train import load_model, save_model
+    net, meta = load_model(model)
+    save_model(net, dict({k: v for k, v in meta.items() if k not in ('sha256', 'half')}, licence=LICENCE, **more), folder, half=True)
+
+
+def measured(model, args):
+    "The card's figures, each ground by its name"
+    from liverseg.data import training_table
+    from liverseg.models import open_model
+    net, meta, _ = open_model(model, 'cpu')
+    home = free(args.real, args.work)
+    table = training_table(home)
+    grounds = {'valid': (home, table[table['is_valid']].reset_index(drop=True)), **away(args.real, args.work)}
+    return {name: figures(rows(net, meta, folder, wanted)) for name, (folder, wanted) in grounds.items()}
+
+
+def folds(args):
+    "Two halves of all training patients, those with liver and those without apart"
+    table = pd.read_csv(free(args.real, args.work) / 'manifest.csv', dtype=str, keep_default_na=False).query('split == "train"')
+    table = table[table['subject'] != 'msd_10001'] # goes with its patient, 10001
+    seen = table.assign(liver=table['liver_px'] != '0').groupby('subject')['liver'].any()
+    halves = [[], []]
+    for kind in (False, True):
+        names = np.random.default_rng(0).permutation(sorted(seen.index[seen == kind]))
+        for k in (0, 1): halves[k] += list(names[k::2])
+    return [sorted(half + ['msd_10001']*('10001' in half)) for half in halves]
+
+
+def own_and_true(net, meta, folder, table):
+    "A row a subject: what the network promises of its mask, its Dice, and the pixels found where there is no liver"
+    from liverseg.data import read_mask, read_slice
+    from liverseg.evaluate import dice_from_counts
+    from liverseg.trust import OwnDice
+    from liverseg.tta import slice_probs
+    found = []
+    for subject, rows in table.groupby('subject'):
+        own, both, true = OwnDice(), 0, 0
+        for row, prob in zip(rows.itertuples(), slice_probs(net, meta, (read_slice(folder / f, meta) for f in rows['image']))):
+            mask, truth = prob > .5, read_mask(folder / row.mask, prob.shape) > 0
+            own.add(prob, mask)
+            both, true = both + int((mask & truth).sum()), true + int(truth.sum())
+        found.append(dict(subject=subject, own=own.dice, dice=float(dice_from_counts(both, own.size, true)), true_px=true))
+    return found
+
+
+def left_out(args):
+    "Two networks, each of half of the patients, asked about the other half: false liver on slices without, and own and true Dice of patients with"
+    from liverseg.convert import resize_mask
+    from liverseg.data import read_manifest, read_slice
+    from liverseg.models import open_model
+    from liverseg.tta import slice_probs
+    whole, empty, cases = free(args.real, args.work), [], []
+    for k, out in enumerate(folds(args)):
+        data = args.work / f'half{k}'
+        if not data.exists(): without(whole, data, out)
+        net, meta, _ = open_model(trained(data, args.work / f'models/half{k}'), 'cpu')
+        table = read_manifest(whole, ['train'])
+        table = table[table['subject'].isin(out)]
+        cases += [dict(c, half=k) for c in own_and_true(net, meta, whole, table) if c['true_px'] and c['own']]
+        table = table[table['liver_px'] == 0]
+        probs = slice_probs(net, meta, (read_slice(whole / f, meta) for f in table['image']))
+        empty += [dict(subject=r.subject, z=r.z, px=int(resize_mask(p > .5, (256, 256)).sum())) for r, p in zip(table.itertuples(), probs)]
+    px = np.array([f['px'] for f in empty])
+    false = dict(slices=len(px), mean_px=round(float(px.mean()), 2), empty=round(float((px == 0).mean()), 4), worst=sorted(empty, key=lambda f: -f['px'])[:10])
+    return false, cases
+
+
+def expectation(cases, args):
+    "How the promise of a mask is to be read, tried on the half that the line was not fitted to, and on other hospitals"
+    from scipy.stats import spearmanr
+    from liverseg.models import open_model
+    from liverseg.trust import expected_dice, fit_expected_dice
+    fits = [fit_expected_dice(*zip(*((c['own'], c['dice']) for c in cases if c['half'] != k))) for k in (0, 1)]
+    told = [dict(expected=expected_dice(c['own'], fits[c['half']]), dice=round(c['dice'], 4)) for c in cases]
+    order, bad = np.argsort([t['expected'] for t in told]), np.argsort([t['dice'] for t in told])[:len(told)//10]
+    card = dict(fit=fit_expected_dice(*zip(*((c['own'], c['dice']) for c in cases))), cases=len(cases),
+                rank_correlation=round(float(spearmanr([t['expected'] for t in told], [t['dice'] for t in told])[0]), 3),
+                worst_tenth_among_the_lowest_quarter=f'{len(set(bad) & set(order[:len(told)//4]))} of {len(bad)}', left_out=told)
+    net, meta, _ = open_model(args.out, 'cpu')
+    for name, (folder, table) in away(args.real, args.work).items():
+        found = [c for c in own_and_true(net, meta, folder, table) if c['true_px'] and c['own']]
+        pairs = [(expected_dice(c['own'], card['fit']), round(c['dice'], 4)) for c in found]
+        card[name] = dict(cases=pairs) | (dict(rank_correlation=round(float(spearmanr(*zip(*pairs))[0]), 3)) if len(pairs) > 2 else {})
+    return card
+
+
+def without(whole, data, out):
+    "A copy of the training slices without some subjects"
+    shutil.copytree(whole, part := data.with_name(f'{data.name}.part'), dirs_exist_ok=True)
+    table = pd.read_csv(part / 'manifest.csv', dtype=str, keep_default_na=False)
+    table[~table['subject'].isin(out)].to_csv(part / 'manifest.csv', index=False)
+    part.rename(data)
+
+
+def trunk(model, args):
+    "A synthetic trunk of 600 slices: liver further than 30 mm from the liver, after cleaning up"
+    from scipy import ndimage
+    from liverseg.evaluate import dice
+    from liverseg.predict import Segmenter
+    from liverseg.volume import read_volume
+    from predict import scans
+    scan, truth = scans(args.real, args.work)['trunk']
+    found, true = Segmenter.load(model, 'cpu').segment(scan), read_volume(truth, fill=0).data > 0
+    thin = (slice(None, None, 2),)*2 # every second row and column is enough to tell 30 mm
+    near = ndimage.distance_transform_edt(~true[thin], (2*found.scan.spacing[0], 2*found.scan.spacing[1], found.scan.spacing[2])) <= 30
+    return dict(slices=true.shape[2], far_voxels=int(found.mask[thin][~near].sum()), dice=round(dice(found.mask, true), 4), seconds=found.how['seconds'])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--real', type=Path, default=REAL, help='folder with the real slices and volumes')
+    parser.add_argument('--work', type=Path, default=WORK.parent / 'weights', help='folder for slices and models')
+    parser.add_argument('--out', type=Path, default=model_path(), help='folder of the package')
+    parser.add_argument('--no-folds', dest='folds', action='store_false', help='leave out the two trainings of half of the patients')
+    args = parser.parse_args()
+    model = trained(free(args.real, args.work), args.work / 'models/liver')
+    shipped(model, args.out)
+    card = json.loads((args.out / CARD).read_text()) if (args.out / CARD).is_file() else {}
+    card |= dict(machine=machine(), recipe=RECIPE, training=json.loads((model.with_name('liver.seconds.json')).read_text()), **measured(args.out, args))
+    card['trunk'] = trunk(args.out, args)
+    write(args.out / CARD, card)
+    if args.folds:
+        card['false_liver'], cases = left_out(args)
+        card['expected'] = expectation(cases, args)
+        write(args.out / CARD, card)
+        shipped(model, args.out, expected=card['expected']['fit'])
+    print(json.dumps({k: card[k] for k in card if k not in ('machine', 'recipe')}, indent=1)[:3000])
+
+
+if __name__ == '__main__': main()
