@@ -108,7 +108,8 @@ def summarise(
 
 # %% ../nbs/07_evaluate.ipynb #2d01f88e
 BINS = 15
-OVER = 'pixels within a 32nd of the picture\'s side of the liver, true or predicted; over all pixels, the sure background would drown the rest'
+OVER = ("pixels within a 32nd of the picture's side of the liver, true or predicted; "
+        "over all pixels, the sure background would drown the rest")
 
 class Reliability:
     "Counts pixels by their probability of liver, and how many of them are liver, one slice after another"
@@ -120,13 +121,15 @@ class Reliability:
     def count(self, prob, true):
         "Count pixels: probabilities, 0…1, and whether they are liver"
         at = np.minimum((prob*BINS).astype(int), BINS - 1)
-        for total, weights in ((self.pixels, None), (self.said, prob), (self.liver, true)): total += np.bincount(at, weights, BINS)
+        for total, each in ((self.pixels, None), (self.said, prob), (self.liver, true)): total += np.bincount(at, each, BINS)
     @property
     def ece(self): return float(abs(self.said - self.liver).sum()/self.pixels.sum()) if self.pixels.any() else None
     def told(self):
         "JSON values: the error, over which pixels, and the bins, each with its mean probability and its share of liver"
-        bins = [dict(pixels=int(n), probability=round(s/n, 6) if n else None, liver=round(t/n, 6) if n else None) for n, s, t in zip(self.pixels, self.said, self.liver)]
-        return dict(ece=None if self.ece is None else round(self.ece, 6), pixels=int(self.pixels.sum()), over=OVER, bins=bins)
+        share = lambda part, n: round(float(part/n), 6) if n else None
+        bins = [dict(pixels=int(n), probability=share(s, n), liver=share(t, n)) for n, s, t in zip(self.pixels, self.said, self.liver)]
+        ece = share(abs(self.said - self.liver).sum(), self.pixels.sum())
+        return dict(ece=ece, pixels=int(self.pixels.sum()), over=OVER, bins=bins)
 
 # %% ../nbs/07_evaluate.ipynb #25937d12
 def segmented(
@@ -168,7 +171,8 @@ def evaluate_slices(
 ) -> tuple: # (rows of slice_row, distances by subject)
     "Segment slices and compare them with their masks"
     rows, far = [], {}
-    for subject, found in groupby(segmented(net, meta, data, table.sort_values(['subject', 'z']), tta, bs, bins), lambda f: f[0].subject):
+    ordered = segmented(net, meta, data, table.sort_values(['subject', 'z']), tta, bs, bins)
+    for subject, found in groupby(ordered, lambda f: f[0].subject):
         found = list(found)
         rows += [slice_row(subject, r.z, pred, true) for r, pred, true in found]
         far[subject] = _apart(found, tolerance)
@@ -237,14 +241,15 @@ def evaluate(
     slices, far = evaluate_slices(net, meta, data, table, tta, bs, tolerance, bins := Reliability())
     spacing = {s: tuple(r.iloc[0]) for s, r in table.groupby('subject')[['dx', 'dy', 'dz']]}
     cases = case_table(slices, spacing, far)
-    summary = dict(split=split, tta=tta, tolerance_mm=tolerance, **summarise(slices, cases), calibration=bins.told(), model=_told_of(meta, name))
+    summary = dict(split=split, tta=tta, tolerance_mm=tolerance, **summarise(slices, cases), **_told_of(meta, name, bins))
     write_report(report, cases, slices, summary, show_cases(net, meta, data, table, cases, slices, tta))
     return summary
 
 # %% ../nbs/07_evaluate.ipynb #d4992f56
-def _told_of(meta, name):
-    "What a summary tells of the model"
-    return dict({k: meta.get(k) for k in ('arch', 'size', 'window', 'bits', 'subjects', 'versions')}, temperature=meta.get('temperature', 1.), name=name)
+def _told_of(meta, name, bins):
+    "What a summary tells of the model, and of its probabilities"
+    told = {k: meta.get(k) for k in ('arch', 'size', 'window', 'bits', 'subjects', 'versions')}
+    return dict(calibration=bins.told(), model=dict(told, temperature=meta.get('temperature', 1.), name=name))
 
 # %% ../nbs/07_evaluate.ipynb #8f44c043
 def _rows(data, split, subjects):

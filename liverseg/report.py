@@ -92,10 +92,11 @@ def height_picture(
 def reliability_picture(
     bins: list, # of dict: pixels, probability (their mean, 0…1) and liver (share, 0…1), None where there are no pixels
 ) -> Picture:
-    "Share of liver by probability of liver, bin by bin (Guo et al., ICML 2017); the diagonal is a network that can be believed"
+    "Share of liver by probability of liver, bin by bin (Guo et al., ICML 2017); who can be believed is on the diagonal"
     fig, ax = _axes('Can the probabilities be believed?', 'probability of liver', 'share that is liver')
     found = pd.DataFrame(bins, columns=['pixels', 'probability', 'liver'])
-    ax.bar((found.index + .5)/len(found), found['pixels']/max(1, found['pixels'].sum()), 1/len(found), color='tab:blue', alpha=.25)
+    share = found['pixels']/max(1, found['pixels'].sum())
+    ax.bar((found.index + .5)/len(found), share, 1/len(found), color='tab:blue', alpha=.25)
     ax.plot([0, 1], [0, 1], color=GREY, lw=.8)
     ax.plot('probability', 'liver', 'o-', color='tab:orange', ms=4, lw=1, data=found[found['pixels'] > 0].astype(float))
     ax.set_xlim(0, 1); ax.set_ylim(0, 1.02)
@@ -106,13 +107,18 @@ def calibrated_section(
     calibration: dict, # of a summary: ece (0…1, or None), pixels, over (which pixels), bins
 ) -> str: # HTML
     "Whether the probabilities can be believed, as a picture and in words"
-    if calibration['ece'] is None: return '<h2>Probabilities</h2><p>No pixel is near a liver, so nothing can be said of them.</p>'
-    found = [b for b in calibration['bins'] if b['pixels']]
-    more = sum(b['pixels']*(b['liver'] - b['probability']) for b in found)/calibration['pixels']
-    lean = f'Their mean is {abs(more):.3f} {"below" if more > 0 else "above"} the share of liver.' if abs(more) >= .0005 else 'Their mean is the share of liver.'
-    return (f'<h2>Probabilities</h2><div class="pictures"><figure>{_svg(reliability_picture(calibration["bins"]))}</figure><div><p>Expected calibration error: '
-            f'<b>{calibration["ece"]:.3f}</b>. So far is a probability from the share of pixels that are liver, on average; 0 is a network that can be taken at its word. {lean}</p>'
-            f'<p>Taken over {calibration["pixels"]} {html.escape(calibration["over"])}.</p></div></div>')
+    head, c = '<h2>Probabilities</h2>', calibration
+    if c['ece'] is None: return f'{head}<p>No pixel is near a liver, so nothing can be said of them.</p>'
+    return (f'{head}<div class="pictures"><figure>{_svg(reliability_picture(c["bins"]))}</figure><div>'
+            f'<p>Expected calibration error: <b>{c["ece"]:.3f}</b>. So far is a probability from the share of pixels that are liver, '
+            f'on average; 0 is a network that can be taken at its word. {_lean(c)}</p>'
+            f'<p>Taken over {c["pixels"]} {html.escape(c["over"])}.</p></div></div>')
+
+def _lean(calibration):
+    "Do the probabilities say too much on the whole, or too little?"
+    more = sum(b['pixels']*(b['liver'] - b['probability']) for b in calibration['bins'] if b['pixels'])/calibration['pixels']
+    if abs(more) < .0005: return 'Their mean is the share of liver.'
+    return f'Their mean is {abs(more):.3f} {"below" if more > 0 else "above"} the share of liver.'
 
 # %% ../nbs/07c_report.ipynb #0e7b488e
 def _cell(v):

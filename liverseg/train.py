@@ -180,7 +180,7 @@ def _with_liver(learn, n):
     return learn.dls.test_dl(best.head(n), with_labels=True, bs=n)
 
 # %% ../nbs/05_train.ipynb #f09ee26e
-MILDEST = 10. # temperatures are looked for between 1/MILDEST, where a flawless network ends, and this, where a blind one does
+MILDEST = 10. # temperatures are looked for from 1/MILDEST, where a flawless network ends, to this, where a blind one does
 
 def best_temperature(
     margins: np.ndarray, # of pixels: score of the true class less that of the other
@@ -197,7 +197,7 @@ def near_liver(
     pred: np.ndarray, # mask (h, w)
     true: np.ndarray, # mask (h, w)
 ) -> np.ndarray: # bool (h, w), False everywhere if neither shows liver
-    "Where probabilities are judged: not farther from either mask than a part of the picture's side, along rows and columns"
+    "Where probabilities are judged: no farther from either mask than a 32nd of the picture's side, along rows and columns"
     reach = [2*max(1, round(n/NEAR)) + 1 for n in pred.shape]
     return ndimage.maximum_filter(np.logical_or(pred, true).view(np.uint8), reach, mode='constant') > 0
 
@@ -211,8 +211,9 @@ def fit_temperature(
     "The temperature of a network near the liver, for slices that it was not trained on"
     net.eval()
     rng, each = np.random.default_rng(0), max(1, pixels//max(1, len(valid.dataset)))
-    found = [_some_margins(*pair, each, rng) for x, y in (valid if len(valid.dataset) else ()) for pair in zip(_liver_over(net, x), y.cpu().numpy())]
-    margins = np.concatenate([*found, []])
+    batches = valid if len(valid.dataset) else ()
+    slices = (pair for x, y in batches for pair in zip(_liver_over(net, x), y.cpu().numpy()))
+    margins = np.concatenate([*(_some_margins(*pair, each, rng) for pair in slices), []])
     return round(best_temperature(margins), 3) if len(margins) else 1.
 
 def _liver_over(net, x):
@@ -280,7 +281,8 @@ def checked_meta(
     if meta.get('version') != FORMAT: raise BadInput(f"{path}: is of format {meta.get('version')}, this liverseg reads {FORMAT}; update liverseg or train again")
     told = dict(temperature=1., expected=None) | meta # not every description has them
     for key, good in _FIELDS.items():
-        if not good(told.get(key)): raise BadInput(f"{path}: has {key} = {meta.get(key)!r}, which cannot be; copy the model again")
+        if good(told.get(key)): continue
+        raise BadInput(f"{path}: has {key} = {meta.get(key)!r}, which cannot be; copy the model again")
     return meta
 
 # %% ../nbs/05_train.ipynb #46429cf7
@@ -501,9 +503,9 @@ def train(
         run(learn, keeper, r.lr)
         return _keep(learn, r, what, table, keeper, origin['data'])
 
+# %% ../nbs/05_train.ipynb #2e24a694
 train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own __init__ has no source
 
-# %% ../nbs/05_train.ipynb #2e24a694
 def _origin(r, data, device):
     "All that decides what comes out: a run that was stopped is taken up only if it is the same"
     libraries = dict(version=__version__, torch=torch.__version__)
@@ -518,6 +520,7 @@ def _learner(data, table, r, device):
     if r.start: learn.model.load_state_dict(load_model(r.start)[0].state_dict())
     return learn
 
+# %% ../nbs/05_train.ipynb #041c7906
 def run(
     learn: Learner,
     keeper: Keeper, # what watches it

@@ -47,7 +47,7 @@ def fit_expected_dice(
     x, y = logit(np.array(kept)).T
     line = linregress(x, y)
     off = y - line.slope*x - line.intercept
-    return dict(slope=round(line.slope, 4), offset=round(line.intercept, 4), sd=round(float(off.std(ddof=2)), 4), cases=len(kept),
+    return dict(slope=round(float(line.slope), 4), offset=round(float(line.intercept), 4), sd=round(float(off.std(ddof=2)), 4), cases=len(kept),
                 rank_correlation=round(float(spearmanr(x, y)[0]), 3))
 
 # %% ../nbs/07e_trust.ipynb #08bfcd7b

@@ -129,7 +129,8 @@ class Together(torch.nn.Module):
         self.temperatures = [1.]*len(self.nets) if temperatures is None else list(temperatures)
     def forward(self, x): # logarithms, because a softmax follows
         each = zip(self.nets, self.temperatures, strict=True)
-        return torch.stack([(torch.as_tensor(net(x)).float()/t).softmax(1) for net, t in each]).mean(0).clamp_min(1e-12).log()
+        probs = [(torch.as_tensor(net(x)).float()/t).softmax(1) for net, t in each]
+        return torch.stack(probs).mean(0).clamp_min(1e-12).log()
 
 # %% ../nbs/06_tta.ipynb #16853b3e
 def prepare(
