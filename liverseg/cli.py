@@ -241,10 +241,7 @@ def _asked_for(options):
 @click.option('--against', metavar='OTHER_REPORT', help='Also compare with an earlier report on the same cases, case by case.')
 @click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2., help='How far off a border may be to count for the surface Dice, mm.')
 @click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test', help='Which rows of the manifest are measured.')
-@_ALSO
-@_TTA
-@_AT_ONCE
-@_DEVICE
+@_with((_ALSO, _TTA, _AT_ONCE, _DEVICE))
 def evaluate(places, model, pred, truth, liver, against, tolerance, split, also, tta, batch_size, device):
     """Measure a network on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html, cases.csv, slices.csv, summary.json, cases.png.
 
