@@ -502,10 +502,9 @@ def train(
         keeper = Keeper(learn.path, r.epochs, r.seed, say)
         run(learn, keeper, r.lr)
         return _keep(learn, r, what, table, keeper, origin['data'])
-
-# %% ../nbs/05_train.ipynb #2e24a694
 train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own __init__ has no source
 
+# %% ../nbs/05_train.ipynb #2e24a694
 def _origin(r, data, device):
     "All that decides what comes out: a run that was stopped is taken up only if it is the same"
     libraries = dict(version=__version__, torch=torch.__version__)
