@@ -65,7 +65,7 @@ bench: $(READY)  ## conversion against the plain loop, MONAI and the floor, on t
 study: $(READY)  ## the trainings behind the defaults, on ../shared/data; finished ones are skipped (two hours)
 	$(BIN)/python benchmarks/study.py
 
-weights: $(READY)  ## the network that ships, from ../shared/data, into liverseg/weights/ (two and a half hours)
+weights: $(READY)  ## the network that ships, from ../shared/data, into liverseg/weights/ (an hour and more)
 	$(BIN)/python benchmarks/weights.py
 
 best: $(READY)  ## the best model, from ../shared/data, in real/study/models/best (an hour)

@@ -74,7 +74,7 @@ def _volumes(name, real, work):
 def free(real=REAL, work=WORK, without=(), every=4):
     """What may train weights that ship: msd2d, the whole volume of its patient 10001, and slices without liver, every fourth of the one patient with 59.
 
-    `without` names subjects of the slices without liver that are left out; 'msd_volume' leaves out the volume."""
+    `without` names parts that are left out: 'free2d', the slices without liver, or 'msd_volume'."""
     dst = Path(work) / ('free' + ''.join(f'-{w}' for w in without if len(w) < 12))
     if (dst / 'manifest.csv').is_file(): return dst
     parts = dict(msd2d=_slices('msd2d', real, work), free2d=_slices('free2d', real, work), msd_volume=_volumes('msd_volume', real, work))

@@ -1,16 +1,14 @@
 """Which recipe travels? Trained on one data set, measured on hospitals that are in no training: one JSON a run in benchmarks/recipes/, finished ones are skipped.
 
     python benchmarks/recipes.py                  # everything that is not there yet
-    python benchmarks/recipes.py base ce          # these settings only
-    python benchmarks/recipes.py --table          # what the runs say, three seeds a row
+    python benchmarks/recipes.py base dice_ce     # these settings only
+    python benchmarks/recipes.py --table          # what the runs say, the mean over seeds
 
 Each run is measured with the weights of its last epoch, of the epoch that is best on the fifteen validation patients, and with a moving average of all steps.
 """
 
-import argparse, json, time
+import argparse, json
 from pathlib import Path
-
-import numpy as np
 
 from common import HERE, REAL, WORK, Clock, away, figures, free, machine, rows, write
 
@@ -34,11 +32,10 @@ def keepers():
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     class Best(Callback):
-        order, score, state, epoch_at = 65, -1, None, 0
+        order, score, state = 65, -1, None
         def after_epoch(self):
             if (score := self.recorder.log[self.recorder.metric_names.index('case_dice')]) is not None and score > self.score:
-                self.score, self.epoch_at = score, self.epoch_at + 1
-                self.state = {k: v.clone() for k, v in self.model.state_dict().items()}
+                self.score, self.state = score, {k: v.clone() for k, v in self.model.state_dict().items()}
 
     class Average(Callback):
         order, average = 66, None
@@ -102,7 +99,7 @@ GROUNDS = dict(valid=('mean_slice_dice', 'pooled_dice'), curvas=('mean_case_dice
 
 
 def table(runs):
-    "A row a setting and kind of weights: mean over the seeds and its standard error"
+    "One row per run and kind of weights"
     import pandas as pd
     found = []
     for path in sorted(runs.glob('*.json')):

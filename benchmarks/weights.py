@@ -1,7 +1,7 @@
 """The network that ships: trained, measured, and put into liverseg/weights/, from ../shared/data alone; steps that are done are skipped.
 
     python benchmarks/weights.py            # what `make weights` runs
-    python benchmarks/weights.py --no-folds # without the two trainings that measure false liver
+    python benchmarks/weights.py --no-folds # without the two trainings of half of the patients
 
 It is trained on what may train weights that ship (`common.free`): msd2d, one whole volume of it, slices without liver. Patients 1 and 17 and the slices of
 curvas2d are in no training. Two more trainings, each of half of the patients, are asked about the other half: how much false liver
@@ -62,7 +62,7 @@ def folds(args):
 
 
 def own_and_true(net, meta, folder, table):
-    "A row a subject: what the network promises of its mask, its Dice, and the pixels found where there is no liver"
+    "One row per subject: what the network promises of its mask, the mask's Dice, and the true liver's pixels"
     from liverseg.data import read_mask, read_slice
     from liverseg.evaluate import dice_from_counts
     from liverseg.trust import OwnDice
@@ -138,7 +138,8 @@ def trunk(model, args):
     found, true = Segmenter.load(model, 'cpu').segment(scan), read_volume(truth, fill=0).data > 0
     thin = (slice(None, None, 2),)*2 # every second row and column is enough to tell 30 mm
     near = ndimage.distance_transform_edt(~true[thin], (2*found.scan.spacing[0], 2*found.scan.spacing[1], found.scan.spacing[2])) <= 30
-    return dict(slices=true.shape[2], far_voxels=int(found.mask[thin][~near].sum()), dice=round(dice(found.mask, true), 4), seconds=found.how['seconds'])
+    near = near.repeat(2, 0).repeat(2, 1)[:true.shape[0], :true.shape[1]]
+    return dict(slices=true.shape[2], far_voxels=int(found.mask[~near].sum()), dice=round(dice(found.mask, true), 4), seconds=found.how['seconds'])
 
 
 def main():

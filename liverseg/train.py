@@ -508,7 +508,7 @@ train.__delwrap__ = Recipe # where the docs find what its parameters mean; a dat
 def _origin(r, data, device):
     "All that decides what comes out: a run that was stopped is taken up only if it is the same"
     libraries = dict(version=__version__, torch=torch.__version__)
-    return dict(asdict(r), data=data, device=torch.device(device).type, processes=max(num_distrib(), 1), **libraries)
+    return dict(asdict(r), started=_inherited(r.start).get('start'), data=data, device=torch.device(device).type, processes=max(num_distrib(), 1), **libraries)
 
 def _learner(data, table, r, device):
     "The learner that a recipe describes"
