@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from liverseg.convert import SPLITS, convert, import_slices, resize_mask
 from liverseg.data import read_mask, read_slice
 from liverseg.evaluate import case_table, slice_row, summarise
+from liverseg.phantom import Subject, make_subject, write_subject
 from liverseg.train import in_precision
 from liverseg.tta import slice_probs
 from liverseg.volume import atomic_write
@@ -71,13 +73,45 @@ def _volumes(name, real, work):
     return dst
 
 
-def free(real=REAL, work=WORK, without=(), every=4):
-    """What may train weights that ship: msd2d, the whole volume of its patient 10001, and slices without liver, every fourth of the one patient with 59.
+def shapes(seed, n=20, size=512):
+    "A volume whose slices have no organs: one or two ovals of fat, muscle and bone each, as legs, heads, arms and test objects have"
+    rng, (x, y) = np.random.default_rng(seed), np.mgrid[:size, :size].astype(np.float32)
+    hu = np.full((size, size, n), -1000, np.float32)
+    for z in range(n):
+        for side in (-1, 1) if z % 2 else (0,):
+            r = rng.uniform(60, 110, 2) if side else rng.uniform(70, 220, 2)
+            far = np.hypot((x - size/2 - side*(r[0] + rng.uniform(4, 20)))/r[0], (y - size/2 - rng.uniform(-20, 20))/r[1])
+            hu[far < 1, z], rim = -100, rng.uniform(.8, .98)
+            hu[far < rim, z] = rng.uniform(10, 130)
+            inner = rng.uniform(.15, .35) if side else rng.uniform(.0, .9)
+            hu[(far < inner) & (far > .8*inner), z] = rng.uniform(400, 1200)
+    noise = ndimage.gaussian_filter(rng.normal(size=hu.shape).astype(np.float32), (.8, .8, 0))
+    return np.rint(hu + noise*rng.uniform(20, 60, n).astype(np.float32)).astype(np.int16)
 
-    `without` names parts that are left out: 'free2d', the slices without liver, or 'msd_volume'."""
-    dst = Path(work) / ('free' + ''.join(f'-{w}' for w in without if len(w) < 12))
+
+def made(work=WORK, seeds=(101, 102, 103, 104)):
+    "Slices of synthetic CT: every sixth of some trunks of 60 cm, and shapes without organs"
+    dst, nii = Path(work) / 'made', Path(work) / 'made_volumes/train/nii'
     if (dst / 'manifest.csv').is_file(): return dst
-    parts = dict(msd2d=_slices('msd2d', real, work), free2d=_slices('free2d', real, work), msd_volume=_volumes('msd_volume', real, work))
+    for k, seed in enumerate(seeds):
+        pixel = .7 + .08*k
+        write_subject(make_subject(seed, (512, 512, 120), (pixel, pixel, 5.)), nii, f'made_{seed}')
+    affine = np.diag([.8, .8, 5, 1])
+    for seed in (1, 2): write_subject(Subject(hu := shapes(seed), np.zeros(hu.shape, np.uint8), None, affine, seed), nii, f'shapes_{seed}')
+    convert(nii.parent.parent, whole := dst.with_name('made_all'), [(0, 255)])
+    table = pd.read_csv(whole / 'manifest.csv', dtype=str, keep_default_na=False).assign(part='all')
+    some = table['subject'].str.startswith('shapes') | (table['z'].astype(int) % 6 == 0)
+    _folder(dst, dict(all=whole), table[some])
+    return dst
+
+
+def free(real=REAL, work=WORK, without=(), every=4):
+    """What may train weights that ship: msd2d, the whole volume of its patient 10001, slices without liver, every fourth of the one patient with 59, and synthetic ones.
+
+    `without` names parts that are left out: 'free2d', the slices without liver, 'msd_volume' or 'made', the synthetic ones."""
+    dst = Path(work) / '-'.join(['free', *without])
+    if (dst / 'manifest.csv').is_file(): return dst
+    parts = dict(msd2d=_slices('msd2d', real, work), free2d=_slices('free2d', real, work), msd_volume=_volumes('msd_volume', real, work), made=made(work))
     tables = {name: pd.read_csv(p / 'manifest.csv', dtype=str, keep_default_na=False).assign(part=name) for name, p in parts.items() if name not in without}
     if 'free2d' in tables:
         table = tables['free2d'].sort_values(['subject', 'z'], key=lambda c: c.astype(int) if c.name == 'z' else c)

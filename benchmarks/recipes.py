@@ -16,7 +16,7 @@ RUNS = HERE / 'recipes'
 BASE = dict(size=128, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3, precision='auto', data='msd2d', fit='ours')
 SEEDS = (42, 43, 44)
 # one change at a time; `fit` and `net` are of this benchmark, the rest are options of `liverseg train`
-CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), plain_fit=dict(fit='plain'), scanner=dict(augment='scanner'), spots=dict(augment='spots'), free=dict(data='free'),
+CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), plain_fit=dict(fit='plain'), scanner=dict(augment='scanner'), spots=dict(augment='spots'), free=dict(data='free'), made=dict(data='made'),
                smp=dict(net='smp', fit='plain', precision='fp32'), fp32=dict(precision='fp32'), wide=dict(augment='wide'), full=dict(augment='full'))
 
 
@@ -64,7 +64,7 @@ def learner(recipe, seed, args):
 
 def folder(name, args):
     "The training slices of that name"
-    return free(args.real, args.work, () if name == 'free' else ('free2d', 'msd_volume'))
+    return free(args.real, args.work, ('made',) if name == 'free' else () if name == 'made' else ('free2d', 'msd_volume', 'made'))
 
 
 def measure(net, size, args):

@@ -59,7 +59,7 @@ def run(name, recipe, seed, which, args):
             for grid in (None, 128):
                 slices = rows(net, meta, data, rows_of.reset_index(drop=True), tta, grid)
                 found[f"{kind}_{tta}_{'own' if grid is None else grid}"] = figures(slices, bool(which) and grid is None and tta == 'none')
-    return dict(name=name, seed=seed, recipe=recipe, pair=which, best_epoch=meta['best_epoch'], seconds=clock.wall, cpu_seconds=clock.cpu,
+    return dict(name=name, seed=seed, recipe=recipe, pair=which, best_epoch=meta['kept_epoch'], seconds=clock.wall, cpu_seconds=clock.cpu,
                 parameters=sum(p.numel() for p in net.parameters()), machine=machine(), **found)
 
 

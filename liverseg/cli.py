@@ -192,7 +192,8 @@ _SEEN = (
     click.option('--liver-share', type=click.FloatRange(0, 1), help='Share of slices with liver in each batch; as they come if not given.'),
     click.option('--augment', type=click.Choice(['none', 'mild', 'wide', 'spots', 'scanner', 'full']), default='mild',
                  help='How training pictures are turned, zoomed, lit; spots: tumours are made up, scanner: other scanners are, full: both.'),
-    click.option('--flip/--no-flip', default=False, help='Mirror every second training picture, so that --tta may mirror, too.'))
+    click.option('--flip/--no-flip', default=False, help='Mirror every second training picture, so that --tta may mirror, too.'),
+    click.option('--save', type=click.Choice(['best', 'last', 'average']), default='best', help='Which weights: of the epoch with the best case Dice, of the last, or a moving average.'))
 
 # %% ../nbs/09_cli.ipynb #d84e0655
 _MADE = (

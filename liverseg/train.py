@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MILDEST', 'NEAR', 'FORMAT', 'NO_MODEL', 'DECIDED', 'NO_MULTI', 'MODEL_FILES', 'CaseDice', 'liver_learner', 'BFloat16',
            'in_precision', 'fit', 'plot_loss', 'best_temperature', 'near_liver', 'fit_temperature', 'save_model',
-           'describe', 'read_meta', 'checked_meta', 'load_model', 'auto_device', 'Recipe', 'recipe_from', 'Keeper',
-           'together', 'train', 'run', 'read_history', 'draw']
+           'describe', 'read_meta', 'checked_meta', 'load_model', 'auto_device', 'Recipe', 'recipe_from',
+           'MovingAverage', 'Keeper', 'together', 'train', 'run', 'read_history', 'draw']
 
 # %% ../nbs/05_train.ipynb #31d67f2a
 import hashlib, json, math, os, random, warnings
@@ -29,6 +29,7 @@ from scipy import ndimage, optimize
 from fastai.vision.all import (Callback, Learner, Metric, MixedPrecision, OptimWrapper, default_device, get_model, imagenet_stats, num_distrib, rank_distrib,
                                set_seed, unet_learner)
 from fastai.callback.training import GradientClip
+from torch.optim.swa_utils import AveragedModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -351,6 +352,7 @@ class Recipe:
     augment: str = 'mild' # 'wide', 'spots' or 'none'
     flip: bool = False # mirror training pictures
     lr: float = 1e-3 # highest learning rate
+    save: str = 'best' # weights: of the 'best' epoch, of the 'last', or a moving 'average'
     precision: str = 'auto' # 'fp32', 'bf16', 'fp16'
     seed: int = 42
 
@@ -372,13 +374,26 @@ def recipe_from(
     if ours != theirs: raise BadInput(f'{start}: was trained on slices of {theirs}, these are of {ours}; convert with {theirs}, or train without --from')
     return Recipe(start=start if isinstance(start, str) else str(Path(start).resolve()), **(given | {k: meta[k] for k in DECIDED} | dict(pretrained=False, weights=None)))
 
+# %% ../nbs/05_train.ipynb #77cef09b
+class MovingAverage(Callback):
+    "Average the weights over about the last eighth of a training's steps, and have the average validated (Polyak & Juditsky 1992)"
+    order = 55
+    def __init__(self, net, steps): self.steps, self.net = steps, AveragedModel(net, avg_fn=self._mix, use_buffers=True)
+    def _mix(self, average, new, n): return average + (new - average)*max(8/max(self.steps, 8), 1/(1 + int(n))) if new.is_floating_point() else new
+    def after_batch(self):
+        if self.training: self.net.update_parameters(get_model(self.model))
+    def before_validate(self):
+        self.own = {name: v.clone() for name, v in get_model(self.model).state_dict().items()}
+        get_model(self.model).load_state_dict(self.net.module.state_dict())
+    def after_validate(self): get_model(self.model).load_state_dict(self.own)
+
 # %% ../nbs/05_train.ipynb #fe902bb8
 class Keeper(Callback):
-    "Seeds each epoch, logs it, puts aside what is needed to go on, and remembers the best epoch"
+    "Seeds each epoch, logs it, puts aside what is needed to go on, and the weights to keep"
     order = 60 # after the recorder
-    def __init__(self, folder, epochs, seed=42, say=print):
-        self.folder, self.epochs, self.seed, self.say = Path(folder), epochs, seed, say
-        self.done, self.rows, self.best, self.smooth = 0, [], None, None
+    def __init__(self, folder, epochs, seed=42, say=print, save='best'):
+        self.folder, self.epochs, self.seed, self.say, self.save = Path(folder), epochs, seed, say, save
+        self.done, self.rows, self.kept, self.smooth, self.average = 0, [], None, None, None
     def before_epoch(self):
         if hasattr(self, 'gather_preds'): return # predictions are no epoch of training
         self.skipped = self.epoch + self._ahead < self.done
@@ -391,7 +406,7 @@ class Keeper(Callback):
     def after_epoch(self):
         if hasattr(self, 'gather_preds') or self.skipped: return
         self.done += 1
-        self._log(); self._keep_best(); self._put_aside()
+        self._log(); self._keep_weights(); self._put_aside()
 
 def _own(dl): return dl.dl if hasattr(dl, 'world_size') else dl # the loader that a process's share is taken from
 
@@ -410,12 +425,13 @@ def _log(self: Keeper):
 
 # %% ../nbs/05_train.ipynb #e995c7d6
 @patch
-def _keep_best(self: Keeper):
-    "Remember the weights of the epoch with the best case Dice; the last one's where there is none to tell"
+def _keep_weights(self: Keeper):
+    "Write the weights to keep; where the best epoch's are wanted and nothing tells which that is, the last one's"
     score = self.rows[-1].get('case_dice')
-    if self.best is None or score is None or score > self.best[1]:
-        self.best = self.done, score
-        _whole_file(self.folder/'.done/best.safetensors', lambda f: save_file(_numbers_of(get_model(self.model)), f))
+    if self.save == 'best' and self.kept and score is not None and score <= self.kept[1]: return
+    self.kept = self.done, score
+    net = self.average.net.module if self.average else get_model(self.model)
+    _whole_file(self.folder/'.done/kept.safetensors', lambda f: save_file(_numbers_of(net), f))
 
 def _whole_file(path, write):
     "Write a file aside and rename it; one process of several does"
@@ -430,8 +446,8 @@ def _put_aside(self: Keeper):
     "Write what `take_up` reads: tensors and plain values, so that reading it can run nothing"
     opt, smooth = self.opt.state_dict(), self.recorder.smooth_loss # the second is what train_loss is
     groups = [{k: float(v) if isinstance(v, np.floating) else tuple(map(float, v)) if k == 'betas' else v for k, v in g.items()} for g in opt['param_groups']]
-    state = dict(done=self.done, rows=self.rows, best=self.best, model=get_model(self.model).state_dict(), opt=dict(opt, param_groups=groups),
-                 smooth=(smooth.count, float(smooth.val)))
+    state = dict(done=self.done, rows=self.rows, kept=self.kept, model=get_model(self.model).state_dict(), opt=dict(opt, param_groups=groups),
+                 smooth=(smooth.count, float(smooth.val)), average=self.average and self.average.net.state_dict())
     _whole_file(self.folder/'.done/checkpoint.pth', lambda f: torch.save(state, f))
 
 @patch
@@ -440,8 +456,9 @@ def take_up(self: Keeper, learn):
     path = self.folder/'.done/checkpoint.pth'
     if not path.is_file(): return 0, None
     state = torch.load(path, map_location=learn.dls.device, weights_only=True)
-    self.done, self.rows, self.best, self.smooth = (state[k] for k in ('done', 'rows', 'best', 'smooth'))
+    self.done, self.rows, self.kept, self.smooth = (state[k] for k in ('done', 'rows', 'kept', 'smooth'))
     learn.model.load_state_dict(state['model'])
+    if self.average: self.average.net.load_state_dict(state['average'])
     self.say(f'an earlier run was stopped after epoch {self.done} of {self.epochs}; going on from there')
     return self.done, state['opt']
 
@@ -499,7 +516,7 @@ def train(
     learn = _learner(data, table, r, auto_device(device))
     origin = _origin(r, content_hash(data, table), learn.dls.device)
     with _first_makes(model, MODEL_FILES, 'model.json', origin) as learn.path:
-        keeper = Keeper(learn.path, r.epochs, r.seed, say)
+        keeper = Keeper(learn.path, r.epochs, r.seed, say, r.save)
         run(learn, keeper, r.lr)
         return _keep(learn, r, what, table, keeper, origin['data'])
 train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own __init__ has no source
@@ -525,22 +542,21 @@ def run(
     keeper: Keeper, # what watches it
     lr: float = 1e-3, # the highest learning rate
 ):
-    "Take up or begin the training, and end with the best epoch's weights"
+    "Take up or begin the training, and end with the weights to keep"
     with warnings.catch_warnings(), nullcontext() if watched() and not rank_distrib() else learn.no_bar(), learn.no_logging(), together(learn):
         warnings.filterwarnings('ignore', 'Your generator is empty') # no validation slices, which has been said
+        if keeper.save == 'average': keeper.average = MovingAverage(learn.model, keeper.epochs*len(learn.dls.train))
         done, opt = keeper.take_up(learn)
-        learn.add_cb(keeper)
-        fit(learn, keeper.epochs, lr, done, opt)
-        learn.remove_cb(keeper)
-    if not rank_distrib(): learn.model.load_state_dict(load_file(keeper.folder/'.done/best.safetensors'))
+        with learn.added_cbs([keeper, *filter(None, [keeper.average])]): fit(learn, keeper.epochs, lr, done, opt)
+    if not rank_distrib(): learn.model.load_state_dict(load_file(keeper.folder/'.done/kept.safetensors'))
 
 # %% ../nbs/05_train.ipynb #6cbb2aa3
 def _keep(learn, r, form, table, keeper, data):
     "Save the trained network, its description with the temperature, and its pictures in `learn.path`"
     more = {k: v for k, v in asdict(r).items() if k not in ('arch', 'size', 'decoder', 'weights', 'start')} | _inherited(r.start)
-    last = {k: round(v, 6) for k, v in keeper.rows[keeper.best[0] - 1].items() if isinstance(v, float) and math.isfinite(v)}
+    last = {k: round(v, 6) for k, v in keeper.rows[keeper.kept[0] - 1].items() if isinstance(v, float) and math.isfinite(v)}
     subjects = _subjects(table, more.pop('seen', ()))
-    meta = describe(r.arch, r.size, form, r.decoder, **more, best_epoch=keeper.best[0], subjects=subjects, data=data, metrics=last)
+    meta = describe(r.arch, r.size, form, r.decoder, **more, kept_epoch=keeper.kept[0], subjects=subjects, data=data, metrics=last)
     if rank_distrib(): return meta
     meta['temperature'] = fit_temperature(learn.model, learn.dls.valid)
     save_model(learn.model, meta, learn.path)
