@@ -109,10 +109,11 @@ def free(real=REAL, work=WORK, without=(), every=4):
     """What may train weights that ship: msd2d, the whole volume of its patient 10001, slices without liver, every fourth of the one patient with 59, and synthetic ones.
 
     `without` names parts that are left out: 'free2d', the slices without liver, 'msd_volume' or 'made', the synthetic ones."""
-    dst = Path(work) / '-'.join(['free', *without])
+    names = [name for name in ('msd2d', 'free2d', 'msd_volume', 'made') if name not in without]
+    dst = Path(work) / '+'.join(names) # named for what is in it
     if (dst / 'manifest.csv').is_file(): return dst
     parts = dict(msd2d=_slices('msd2d', real, work), free2d=_slices('free2d', real, work), msd_volume=_volumes('msd_volume', real, work), made=made(work))
-    tables = {name: pd.read_csv(p / 'manifest.csv', dtype=str, keep_default_na=False).assign(part=name) for name, p in parts.items() if name not in without}
+    tables = {name: pd.read_csv(p / 'manifest.csv', dtype=str, keep_default_na=False).assign(part=name) for name, p in parts.items() if name in names}
     if 'free2d' in tables:
         table = tables['free2d'].sort_values(['subject', 'z'], key=lambda c: c.astype(int) if c.name == 'z' else c)
         many = table.groupby('subject')['subject'].transform('size') > 20

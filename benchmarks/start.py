@@ -17,7 +17,7 @@ def one(start, epochs, data, args):
     meta = read_meta(model_path('liver'))
     how = dict(start='liver', lr=args.lr) if start == 'liver' else {k: meta[k] for k in ('arch', 'decoder', 'size')}
     model = args.work / f'models/start_{start}_{epochs}'
-    shutil.rmtree(model, ignore_errors=True)
+    for old in model.parent.glob(f'*{model.name}*'): shutil.rmtree(old) # a run that was stopped, too: its time would be too short
     with Clock() as clock: train(data, model, 'cpu', epochs=epochs, seed=42, say=lambda s: None, **how)
     net, meta = load_model(model)
     found = figures(rows(net, meta, data, read_manifest(data, ['test'])))

@@ -1,17 +1,28 @@
 """Our training against the reference's recipe, segmentation_models_pytorch and MONAI: the same slices, size, seed and threads.
 
-    python benchmarks/train.py                 # encoders without weights, then EfficientNet-Lite0 with its ImageNet weights (under an hour)
-    python benchmarks/train.py --init lite     # the second only
+    python benchmarks/train.py                 # encoders without weights, then EfficientNet-Lite0 with its ImageNet weights, three seeds each
+    python benchmarks/train.py --init lite     # the second only (an hour)
+    python benchmarks/train.py --table         # what the races in benchmarks/race/ say, with intervals over the cases
+
+All are trained on the slices of msd2d's training patients, and measured on its fifteen validation patients and on hospitals that are in no training:
+the slices of curvas2d, and patients 1 and 17 whole.
 
 Each contestant is a process of its own. All are trained at the same time, but only one at a time: each does an epoch when it is told to, in turn,
 so that whatever else the machine does meets all alike. The peers train for --epochs epochs; ours for as many as fit into the minutes of
-segmentation_models_pytorch, by the time of twenty steps that are measured before. Each is measured after its last epoch, at --size pixels.
+segmentation_models_pytorch, by the time of twenty steps that are measured before. The peers are measured after their last epoch, ours with the moving
+average (`liverseg train --loss ce --save average`); each mask on the slice's own grid.
 """
 
 import argparse, json, subprocess, sys, time
 from pathlib import Path
 
-from common import HERE, REAL, WORK, figures, joint, machine, rows, write
+import numpy as np
+
+from common import HERE, REAL, WORK, away, figures, free, machine, rows, write
+
+RACES = HERE / 'race'
+ONLY = ('free2d', 'msd_volume', 'made') # left out, which leaves msd2d
+GROUNDS = dict(valid=('mean_slice_dice', 'pooled_dice'), curvas=('mean_slice_dice', 'pooled_dice'), ircad=('mean_slice_dice', 'pooled_dice'))
 
 # name: (encoder's start, what it is)
 CONTESTANTS = {
@@ -43,11 +54,11 @@ def learner(name, data, args):
     "A contestant's learner, and how it is fitted"
     from fastai.vision.all import CrossEntropyLossFlat, Learner, set_seed
     from liverseg.data import liver_dls, training_table
-    from liverseg.train import Recipe, _learner, fit, liver_learner
+    from liverseg.train import Recipe, _learner, fit
     table = training_table(data)
     if name.startswith('ours'):
         lite = dict(arch='lite') if name == 'ours_lite' else dict(pretrained=False)
-        return _learner(data, table, Recipe(size=args.size, batch_size=8, seed=args.seed, **lite), 'cpu'), fit
+        return _learner(data, table, Recipe(size=args.size, batch_size=8, seed=args.seed, loss='ce', **lite), 'cpu'), fit
     set_seed(args.seed)
     dls = liver_dls(data, table, args.size, 8, device='cpu')
     if name == 'reference':
@@ -62,11 +73,11 @@ def contestant(name, args):
     "Train in this process, an epoch each time a line comes in; say a line of JSON after each, and in the end what was measured"
     import torch
     from fastai.vision.all import Callback, set_seed
-    from liverseg.data import read_manifest, training_table
-    from liverseg.train import describe
+    from liverseg.data import training_table
+    from liverseg.train import MovingAverage, describe
     torch.set_num_threads(args.threads)
     say = lambda **what: print(json.dumps(what), flush=True)
-    data = joint(args.real, args.work)
+    data = free(args.real, args.work, ONLY)
 
     class Turn(Callback):
         order = 70
@@ -82,21 +93,40 @@ def contestant(name, args):
 
     learn, fit = learner(name, data, args)
     learn.model.train()
-    say(parameters=sum(p.numel() for p in learn.model.parameters()), step=probe(learner(name, data, args)[0], sys.stdin.readline))
+    say(parameters=sum(p.numel() for p in learn.model.parameters()), step=probe(learner(name, data, args)[0], sys.stdin.readline, name.startswith('ours')))
     epochs = int(sys.stdin.readline())
     set_seed(args.seed)
     with learn.no_bar(), learn.no_logging():
         learn.add_cb(turn := Turn())
+        if name.startswith('ours'): learn.add_cb(average := MovingAverage(learn.model, epochs*len(learn.dls.train)))
         fit(learn, epochs)
     sys.stdin.readline()
-    table, found, meta = training_table(data), {}, describe('', args.size, dict(window=[0, 255], bits=8))
-    net = learn.model.eval()
-    for kind, wanted in dict(valid=table[table['is_valid']], test=read_manifest(data, ['test'])).items():
-        for grid in (args.size, None): found[f"{kind}_{grid or 'own'}"] = figures(rows(net, meta, data, wanted.reset_index(drop=True), grid=grid))
-    say(name=name, epochs=turn.epochs, seconds=turn.seconds, **found)
+    net, meta, table = (average.net.module if name.startswith('ours') else learn.model).eval(), describe('', args.size, dict(window=[0, 255], bits=8)), training_table(data)
+    grounds = dict(valid=(data, table[table['is_valid']].reset_index(drop=True)), **away(args.real, args.work))
+    say(name=name, epochs=turn.epochs, seconds=turn.seconds, **{kind: figures(rows(net, meta, *ground)) for kind, ground in grounds.items()})
 
 
-def probe(learn, wait):
+def table(init):
+    "Mean over the seeds of each contestant, and of ours less the peer with an interval: 95 % of 10,000 draws of cases, all seeds of a case together"
+    import pandas as pd
+    races = [json.loads(p.read_text()) for p in sorted(RACES.glob(f'{init}_*.json'))]
+    runs = [(r['seed'], c) for r in races for c in r['contestants']]
+    mean = pd.DataFrame([dict(name=c['name'], epochs=c['epochs'], minutes=c['seconds']/60, **{f'{g} {m}': c[g][m] for g, ms in GROUNDS.items() for m in ms}) for _, c in runs])
+    peer, ours = (next(c['name'] for _, c in runs if c['name'].startswith(n)) for n in ('smp', 'ours'))
+    found = []
+    for ground in GROUNDS:
+        cases = {n: np.array([[case[1:5] for case in c[ground]['counts']] for _, c in runs if c['name'] == n], float) for n in (ours, peer)} # seeds, cases, counts
+        def pooled(n, at): both, pred, true = cases[n][:, at, :3].sum(1).T; return (2*both/(pred + true)).mean()
+        def case_slices(n, at): return np.nanmean(cases[n][:, at, 3])
+        everyone = np.arange(cases[ours].shape[1])
+        draws = np.random.default_rng(0).choice(everyone, (10_000, len(everyone)))
+        for what, of in dict(pooled=pooled, case_mean_of_slices=case_slices).items():
+            ahead = np.array([of(ours, at) - of(peer, at) for at in draws])
+            found.append(dict(ground=ground, what=what, ahead=of(ours, everyone) - of(peer, everyone), low=np.quantile(ahead, .025), high=np.quantile(ahead, .975)))
+    return mean.groupby('name').mean(numeric_only=True), pd.DataFrame(found)
+
+
+def probe(learn, wait, averaged):
     "Seconds from one training step to the next, its batch's loading included, with a learner that is thrown away; the mean of twenty"
     from fastai.vision.all import CancelFitException, Callback
     class Steps(Callback):
@@ -105,8 +135,9 @@ def probe(learn, wait):
             self.times.append(time.perf_counter())
             if len(self.times) == 24: raise CancelFitException
     wait()
+    from liverseg.train import MovingAverage
     learn.unfreeze()
-    learn.add_cb(steps := Steps())
+    learn.add_cbs([steps := Steps(), *[MovingAverage(learn.model, 24)]*averaged])
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-6)
     return (steps.times[-1] - steps.times[3])/20
 
@@ -144,24 +175,25 @@ def main():
     parser.add_argument('--init', choices=['none', 'lite', 'both'], default='both', help="the encoders' weights before training")
     parser.add_argument('--epochs', type=int, default=8, help='of the peers')
     parser.add_argument('--size', type=int, default=128, help='pixels')
-    parser.add_argument('--seed', type=int, default=42)
+    parser.add_argument('--seeds', type=int, nargs='*', default=(42, 43, 44))
+    parser.add_argument('--seed', type=int, help=argparse.SUPPRESS)
     parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--real', type=Path, default=REAL, help='folder with ircad and msd2d')
-    parser.add_argument('--work', type=Path, default=WORK, help='folder for the slices')
+    parser.add_argument('--real', type=Path, default=REAL, help='folder with the real slices')
+    parser.add_argument('--work', type=Path, default=WORK, help='folder for converted slices')
+    parser.add_argument('--table', action='store_true', help='only print what the races say')
     parser.add_argument('--one', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one: return contestant(args.one, args)
-    joint(args.real, args.work)
+    free(args.real, args.work, ONLY)
     for init in ('none', 'lite') if args.init == 'both' else (args.init,):
-        found = race([n for n, (start, _) in CONTESTANTS.items() if start == init], args)
-        smp = next(r for r in found if r['name'].startswith('smp'))
-        print(f"\nencoders {'without weights' if init == 'none' else 'with ImageNet weights'}, {args.size} px; mean slice / pooled Dice; minutes of training alone")
-        print(f"{'':10} {'epochs':>6} {'minutes':>7} {'to smp':>6} {'s/step':>6} {'valid, 15 patients':>19} {'patient 17':>15}")
-        for r in found:
-            v, t = r[f'valid_{args.size}'], r[f'test_{args.size}']
-            print(f"{r['name']:10} {r['epochs']:6} {r['seconds']/60:7.1f} {r['seconds']/smp['seconds']:6.2f} {r['step']:6.3f} {v['mean_slice_dice']:11.3f} / {v['pooled_dice']:.3f}"
-                  f" {t['mean_slice_dice']:7.3f} / {t['pooled_dice']:.3f}")
-        write(HERE / 'study' / f'against_{init}.json', dict(machine=machine(), epochs=args.epochs, size=args.size, seed=args.seed, contestants=found))
+        for args.seed in () if args.table else args.seeds:
+            path, how = RACES / f'{init}_{args.seed}.json', dict(epochs=args.epochs, size=args.size, threads=args.threads, seed=args.seed)
+            if path.is_file() and json.loads(path.read_text()).items() >= how.items(): continue
+            found = race([n for n, (start, _) in CONTESTANTS.items() if start == init], args)
+            write(path, dict(machine=machine(), **how, contestants=found))
+        if not any(RACES.glob(f'{init}_*.json')): continue
+        mean, ahead = table(init)
+        print(f"\nencoders {'without weights' if init == 'none' else 'with ImageNet weights'}, {args.size} px", mean.round(4).to_string(), ahead.round(4).to_string(), sep='\n\n')
 
 
 if __name__ == '__main__': main()

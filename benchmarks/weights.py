@@ -28,11 +28,19 @@ CARD = 'card.json'
 
 def trained(data, model):
     "Train, or go on, or do nothing"
-    from liverseg.train import train
-    if not (model / 'model.json').is_file():
-        with Clock() as clock: train(data, model, say=lambda s: print('   ', s, flush=True), **RECIPE)
-        write(model.with_name(f'{model.name}.seconds.json'), dict(seconds=clock.wall, machine=machine()))
+    from liverseg.data import content_hash, training_table
+    from liverseg.train import read_meta, train
+    if not (model / 'model.json').is_file(): train(data, model, say=lambda s: print('   ', s, flush=True), **RECIPE)
+    if not (told := model.with_name(f'{model.name}.machine.json')).is_file(): write(told, machine())
+    meta, now = read_meta(model), dict(RECIPE, data=content_hash(data, training_table(data)))
+    if other := [k for k, v in now.items() if meta.get(k) != v]: sys.exit(f'{model}: was trained with another {other[0]}; remove it, or name another --work')
     return model
+
+
+def seconds(model):
+    "Of a training, however often it was stopped"
+    from liverseg.train import read_history
+    return sum(int(m)*60 + int(s) for m, s in (t.split(':')[-2:] for t in read_history(model)['time']))
 
 
 def slices_of(name, args):
@@ -110,13 +118,14 @@ def left_out(args):
         net, meta, _ = open_model(args.work / f'models/half{k}', 'cpu')
         table = read_manifest(whole, ['train'])
         table = table[table['subject'].isin(out)]
-        cases += [dict(c, half=k) for c in own_and_true(net, meta, whole, table) if c['true_px'] and c['own']]
+        cases += [dict(c, half=k) for c in own_and_true(net, meta, whole, table) if c['true_px']]
         table = table[table['liver_px'] == 0]
         probs = slice_probs(net, meta, (read_slice(whole / f, meta) for f in table['image']))
         empty += [dict(subject=r.subject, z=r.z, px=int(resize_mask(p > .5, (256, 256)).sum())) for r, p in zip(table.itertuples(), probs)]
     px = np.array([f['px'] for f in empty])
-    false = dict(slices=len(px), mean_px=round(float(px.mean()), 2), empty=round(float((px == 0).mean()), 4), worst=sorted(empty, key=lambda f: -f['px'])[:10])
-    return false, cases
+    missed = [c for c in cases if c['own'] is None] # a liver of which nothing was found promises nothing
+    false = dict(missed_livers=len(missed), slices=len(px), mean_px=round(float(px.mean()), 2), empty=round(float((px == 0).mean()), 4), worst=sorted(empty, key=lambda f: -f['px'])[:10])
+    return false, [c for c in cases if c['own'] is not None]
 
 
 def expectation(cases, args):
@@ -173,8 +182,7 @@ def main():
     train_all(TRAININGS if args.folds else TRAININGS[:1], args)
     model = args.work / 'models/liver'
     shipped(model, args.out)
-    card = json.loads((args.out / CARD).read_text()) if (args.out / CARD).is_file() else {}
-    card |= dict(machine=machine(), recipe=RECIPE, training=json.loads((model.with_name('liver.seconds.json')).read_text()), **measured(args.out, args))
+    card = dict(machine=machine(), recipe=RECIPE, training=dict(seconds=seconds(model), machine=json.loads(model.with_name('liver.machine.json').read_text())), **measured(args.out, args))
     card['trunk'] = trunk(args.out, args)
     write(args.out / CARD, card)
     if args.folds:

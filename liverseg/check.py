@@ -80,7 +80,7 @@ def _lies_wrong(vol, mask, box):
         yield Note('liver side', f"the mask's centre lies {(across - side)*step[0]*vol.spacing[0]:.0f} mm to the patient's left; "
                    'look at it: the orientation is wrong, or the right lobe was removed, or this is a situs inversus')
     if not cropped and _bone_in_front(hu, int(across), int(deep)) > .7:
-        yield Note('spine', 'the spine is not behind the liver but in front of it; look at it: the orientation is wrong, or the patient lies prone')
+        yield Note('spine', 'the spine is not behind the liver but in front of it; look at it: the orientation is wrong, or the patient lay prone and was registered as supine')
 
 # %% ../nbs/02d_check.ipynb #defd48b5
 def _bone_in_front(hu, across, deep):
@@ -142,7 +142,7 @@ def _odd_hu(vol, mask, box):
     middle = np.median(hu)
     low = (hu < -100).mean() - (hu > 2*middle + 100).mean()
     if not -50 <= middle <= 300:
-        yield Note('liver HU', f'the median inside the mask is {middle:.0f} HU; liver has about 0 to 200')
+        yield Note('liver HU', f'the median inside the mask is {middle:.0f} HU; −50 to 300 are expected')
     elif low > .02:
         yield Note('fat or air', f'{100*low:.0f} % of the mask are below −100 HU, as fat and air are; look at it')
 

@@ -329,7 +329,7 @@ def predict(scan, out, model, spacing, post, maps, thorough, overwrite, also, tt
 def _tell_table(table, out):
     "Say what a folder of scans gave; exit status 1 if one failed"
     for row in table.itertuples():
-        volume = 'failed' if isinstance(row.error, str) else 'volume unknown' if row.volume_ml != row.volume_ml else f'{row.volume_ml:.1f} mL'
+        volume = 'failed' if isinstance(row.error, str) else 'volume unknown' if row.volume_ml is None or row.volume_ml != row.volume_ml else f'{row.volume_ml:.1f} mL'
         click.echo(f'{row.scan}: {volume}' + f', cut off at {row.touches}'*bool(row.touches))
     bad = int(table['error'].notna().sum())
     click.echo(f'{len(table)} scan(s), {bad} failed; masks, results.csv and triage.html in {out}')

@@ -236,9 +236,9 @@ class Windows(DisplayedTransform):
 
 # %% ../nbs/04_data.ipynb #a909f24a
 class ShrinkMask(DisplayedTransform):
-    "A mask, squeezed to a square by area before fastai's `Resize` would take the nearest pixels"
+    "A mask brought to a square, shrunk by area or enlarged by nearest, before fastai's `Resize` would take the nearest pixels"
     order = 0 # Resize has 1
-    def __init__(self, size): self.size = (size, size)
+    def __init__(self, size): self.size = (size, size) # pixels
     def encodes(self, x: PILMask): return PILMask(Image.fromarray(resize_mask(np.asarray(x), self.size)))
 
 # %% ../nbs/04_data.ipynb #495897f9
@@ -251,7 +251,7 @@ def _slice_block(form):
 def liver_block(
     folder, # where the manifest's paths start
     size: int = 256, # pixels, of the squares that the network sees
-    augment: str = 'mild', # how the training pictures are changed at random: 'mild', 'wide', 'spots' or 'none'
+    augment: str = 'mild', # how the training pictures are changed at random: a name in AUGMENT, or 'none'
     flip: bool = False, # also mirror them
 ) -> DataBlock: # takes the table of training_table
     "The `DataBlock` from slices and masks to batches"

@@ -227,7 +227,7 @@ def evaluate(
     split: str = 'test', # train, valid or test
     tta: str = 'none', # a name in liverseg.tta.VIEWS
     bs: int = None, # slices at once; liverseg.tta.at_once if not given
-    device: str = 'auto',
+    device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there
     tolerance: float = TOLERANCE, # mm, for NSD
     say=print, # takes what is worth telling
 ) -> dict: # what summary.json holds

@@ -86,7 +86,7 @@ def load_onnx(
         raise BadInput(f'{path}: cannot be read as ONNX ({type(e).__name__}); it is damaged or something else, export it again')
     told = net.session.get_modelmeta().custom_metadata_map.get('liverseg', 'null')
     try: meta = checked_meta(json.loads(told), path)
-    except ValueError: raise BadInput(f'{path}: its description is not JSON; export it again')
+    except (ValueError, RecursionError): raise BadInput(f'{path}: its description is not JSON; export it again')
     if [i.name for i in net.session.get_inputs()] != ['slices']: raise BadInput(f'{path}: does not take slices; export it again with `liverseg export`')
     return net.eval(), meta
 
@@ -95,7 +95,7 @@ EATS = ('size', 'window', 'bits', 'mean', 'std') # what networks must share to b
 
 def open_model(
     models='liver', # the network that ships, a folder that liverseg train wrote, an ONNX file, or a list of them
-    device: str = 'auto',
+    device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there
 ) -> tuple: # (network in evaluation mode, description, name)
     "Load what shall answer, one network or several; raises `BadInput`"
     paths = [model_path(m) for m in (models if isinstance(models, (list, tuple)) else [models])]
@@ -115,4 +115,4 @@ def _joined(metas):
     subjects = {part: sorted({s for m in metas for s in m.get('subjects', {}).get(part, [])}) for part in ('train', 'valid')}
     subjects['valid'] = [s for s in subjects['valid'] if s not in subjects['train']]
     return dict(metas[0], flip=all(m.get('flip') for m in metas), subjects=subjects, models=len(metas),
-                archs=[m['arch'] for m in metas], temperature=1.) # each network has its own
+                archs=[m['arch'] for m in metas], temperature=1., expected=None) # each network has its own temperature; what they expect together was not fitted

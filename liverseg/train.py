@@ -31,12 +31,12 @@ from fastai.vision.all import (Callback, Learner, Metric, MixedPrecision, OptimW
 from fastai.callback.training import GradientClip
 from torch.optim.swa_utils import AveragedModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save as safetensors_bytes, save_file
 
 # %% ../nbs/05_train.ipynb #3c90aa63
 from . import __version__
 from .convert import as_windows, form, form_options
-from .liver import model_path
+from .liver import SHIPPED, model_path
 from .losses import class_weights, liver_loss
 from .network import ARCHS, DECODERS, LightUNet, build_net, encoder, halves, pretrained_encoder
 from .volume import BadInput, atomic_write
@@ -241,8 +241,8 @@ def save_model(
     "Save weights and description, with the SHA-256 of the weights in it"
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     numbers = {k: v.half() if half and v.is_floating_point() else v for k, v in _numbers_of(net).items()}
-    save_file(numbers, folder/'model.safetensors')
-    meta = dict(meta, half=half, sha256=hashlib.sha256((folder/'model.safetensors').read_bytes()).hexdigest())
+    atomic_write(folder/'model.safetensors', raw := safetensors_bytes(numbers))
+    meta = dict(meta, half=half, sha256=hashlib.sha256(raw).hexdigest())
     atomic_write(folder/'model.json', (json.dumps(meta, indent=1) + '\n').encode())
 
 # %% ../nbs/05_train.ipynb #ea527bda
@@ -270,7 +270,7 @@ def read_meta(
     path = Path(folder)/'model.json'
     if not path.is_file(): raise BadInput(f'{path}: there is no such file; {NO_MODEL}')
     try: return checked_meta(json.loads(path.read_text(encoding='utf-8')), path)
-    except ValueError: raise BadInput(f'{path}: is not JSON; copy the model folder again')
+    except (ValueError, RecursionError): raise BadInput(f'{path}: is not JSON; copy the model folder again')
 
 # %% ../nbs/05_train.ipynb #3823da93
 def checked_meta(
@@ -280,9 +280,9 @@ def checked_meta(
     "Complain of what describes no model of ours; raises `BadInput`"
     if not isinstance(meta, dict) or meta.get('format') != 'liverseg': raise BadInput(f'{path}: does not describe a liverseg model; give a folder that `liverseg train` wrote')
     if meta.get('version') != FORMAT: raise BadInput(f"{path}: is of format {meta.get('version')}, this liverseg reads {FORMAT}; update liverseg or train again")
-    told = dict(temperature=1., expected=None) | meta # not every description has them
+    told = dict(temperature=1., expected=None, subjects={}, sha256='') | meta # not every description has them
     for key, good in _FIELDS.items():
-        if good(told.get(key)): continue
+        if _holds(good, told.get(key)): continue
         raise BadInput(f"{path}: has {key} = {meta.get(key)!r}, which cannot be; copy the model again")
     return meta
 
@@ -296,11 +296,19 @@ def _line(v):
     "Is it what fit_expected_dice gives, or nothing?"
     return v is None or isinstance(v, dict) and all(type(v.get(k)) in (int, float) and math.isfinite(v[k]) for k in ('slope', 'offset'))
 
+def _holds(good, value):
+    "Does a field of model.json hold what it should?"
+    try: return good(value)
+    except (TypeError, ValueError, OverflowError): return False
+
+def _people(v): return isinstance(v, dict) and all(isinstance(names, list) and all(isinstance(s, str) for s in names) for names in v.values())
+
 def _numbers(n): return lambda v: isinstance(v, list) and len(v) == n and all(isinstance(x, (int, float)) and math.isfinite(x) for x in v)
 
 _FIELDS = dict(arch=lambda v: v in ARCHS, decoder=lambda v: v in DECODERS, size=lambda v: type(v) is int and 32 <= v <= 4096,
                channels=lambda v: v == 3, window=_windows, bits=lambda v: v in (8, 16), mean=_numbers(3), std=lambda v: _numbers(3)(v) and min(v) > 0,
-               classes=lambda v: v == CODES, temperature=lambda v: type(v) in (int, float) and 1e-6 < v < 1e6, expected=_line)
+               classes=lambda v: v == CODES, temperature=lambda v: type(v) in (int, float) and 1e-6 < v < 1e6, expected=_line,
+               subjects=_people, sha256=lambda v: isinstance(v, str))
 
 # %% ../nbs/05_train.ipynb #d8f7c73b
 def load_model(
@@ -336,7 +344,7 @@ def auto_device(name='auto'):
 # %% ../nbs/05_train.ipynb #9ddb4d99
 @dataclass
 class Recipe:
-    "How a model is trained; everything here ends up in model.json"
+    "How a model is trained; it ends up in model.json, but for the path of `weights`, and of `start` only the first digits of its SHA-256"
     size: int = 256 # pixels of the square that the network sees
     epochs: int = 10 # times through the training slices
     batch_size: int = 8 # slices
@@ -344,17 +352,17 @@ class Recipe:
     split: str = 'subject' # or 'slice', for comparison with the reference only
     arch: str = 'resnet34' # encoder
     pretrained: bool = True # ImageNet weights in the encoder
-    start: str|None = None # a model folder, or 'liver', to start from instead; it decides arch, decoder and size
     weights: str|None = None # a file with them
-    decoder: str = 'light' # 'fastai', or 'reference'
+    start: str|None = None # a model folder, or 'liver', to start from instead; it decides arch, decoder and size
+    decoder: str = 'light' # or 'fastai', 'reference'
     loss: str = 'dice_ce' # a name in LOSSES
-    liver_share: float|None = None # of slices with liver in a batch; as they come if not given
-    augment: str = 'mild' # 'wide', 'spots' or 'none'
+    liver_share: float|None = None # of slices with liver in a batch, 0…1; as they come if not given
+    augment: str = 'mild' # a name in liverseg.data.AUGMENT, or 'none'
     flip: bool = False # mirror training pictures
     lr: float = 1e-3 # highest learning rate
     save: str = 'best' # weights: of the 'best' epoch, of the 'last', or a moving 'average'
-    precision: str = 'auto' # 'fp32', 'bf16', 'fp16'
-    seed: int = 42
+    precision: str = 'auto' # or 'fp32', 'bf16', 'fp16'
+    seed: int = 42 # of everything that is drawn at random
 
 # %% ../nbs/05_train.ipynb #2d82ed0f
 DECIDED = ('arch', 'decoder', 'size') # by the network that training starts from
@@ -364,8 +372,10 @@ def recipe_from(
     form: dict, # what the pixels of the slices mean
     **given, # what was asked for, as in Recipe
 ) -> Recipe:
-    "The recipe, with what the network to start from decides; raises `BadInput` for a conflict"
+    "The recipe, with what the network to start from decides, which needs no ImageNet weights; raises `BadInput` for a conflict"
     if start is None: return Recipe(**given)
+    if wasted := [k for k in ('weights', 'pretrained') if given.get(k)]:
+        raise BadInput(f"{start}: is a trained network, which needs no ImageNet weights, and {wasted[0]} was given; leave --{wasted[0]} away, or train without --from")
     meta = read_meta(model_path(start))
     for k in DECIDED:
         if given.get(k, meta[k]) != meta[k]:
@@ -428,7 +438,7 @@ def _log(self: Keeper):
 def _keep_weights(self: Keeper):
     "Write the weights to keep; where the best epoch's are wanted and nothing tells which that is, the last one's"
     score = self.rows[-1].get('case_dice')
-    if self.save == 'best' and self.kept and score is not None and score <= self.kept[1]: return
+    if self.save == 'best' and self.kept and None not in (score, self.kept[1]) and score <= self.kept[1]: return
     self.kept = self.done, score
     net = self.average.net.module if self.average else get_model(self.model)
     _whole_file(self.folder/'.done/kept.safetensors', lambda f: save_file(_numbers_of(net), f))
@@ -500,21 +510,22 @@ MODEL_FILES = ('model.safetensors', 'model.json', 'history.csv', 'loss.png', 'ba
 def train(
     data, # folder that convert wrote
     model, # folder to make
-    device: str = 'auto',
+    device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there
     say=print, # takes what is worth telling
     **kwargs
 ) -> dict: # the description in model.json
     "Train a model on converted slices, going on where an equal run was stopped; raises `BadInput`, and then leaves nothing"
     say = say if not rank_distrib() else lambda s: None
+    if model == SHIPPED: raise BadInput(f'{model}: is the name of the network that ships; give another one, or ./{model}')
     check_target(model, MODEL_FILES, 'model.json')
     what, remark = read_form(data)
     r = recipe_from(kwargs.pop('start', None), what, **kwargs)
     table = training_table(data, r.valid, r.split, r.seed)
     if remark: say(remark)
-    _say_split(table, r.split, say)
+    _say_split(table, r, say)
     check_slices(data, table)
     learn = _learner(data, table, r, auto_device(device))
-    origin = _origin(r, content_hash(data, table), learn.dls.device)
+    origin = _origin(r, content_hash(data, table), what, table, learn.dls.device)
     with _first_makes(model, MODEL_FILES, 'model.json', origin) as learn.path:
         keeper = Keeper(learn.path, r.epochs, r.seed, say, r.save)
         run(learn, keeper, r.lr)
@@ -522,10 +533,11 @@ def train(
 train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own __init__ has no source
 
 # %% ../nbs/05_train.ipynb #2e24a694
-def _origin(r, data, device):
+def _origin(r, data, form, table, device):
     "All that decides what comes out: a run that was stopped is taken up only if it is the same"
     libraries = dict(version=__version__, torch=torch.__version__)
-    return dict(asdict(r), started=_inherited(r.start).get('start'), data=data, device=torch.device(device).type, processes=max(num_distrib(), 1), **libraries)
+    rows = hashlib.sha256(table[['image', 'subject', 'liver_px']].to_csv(index=False).encode()).hexdigest()[:16]
+    return dict(asdict(r), started=_inherited(r.start).get('start'), data=data, form=form, rows=rows, device=torch.device(device).type, processes=max(num_distrib(), 1), **libraries)
 
 def _learner(data, table, r, device):
     "The learner that a recipe describes"
@@ -545,7 +557,7 @@ def run(
     "Take up or begin the training, and end with the weights to keep"
     with warnings.catch_warnings(), nullcontext() if watched() and not rank_distrib() else learn.no_bar(), learn.no_logging(), together(learn):
         warnings.filterwarnings('ignore', 'Your generator is empty') # no validation slices, which has been said
-        if keeper.save == 'average': keeper.average = MovingAverage(learn.model, keeper.epochs*len(learn.dls.train))
+        if keeper.save == 'average': keeper.average = MovingAverage(learn.model, keeper.epochs*len(learn.dls.train)//max(num_distrib(), 1))
         done, opt = keeper.take_up(learn)
         with learn.added_cbs([keeper, *filter(None, [keeper.average])]): fit(learn, keeper.epochs, lr, done, opt)
     if not rank_distrib(): learn.model.load_state_dict(load_file(keeper.folder/'.done/kept.safetensors'))
@@ -564,12 +576,14 @@ def _keep(learn, r, form, table, keeper, data):
     return meta
 
 # %% ../nbs/05_train.ipynb #290bf2b7
-def _say_split(table, split, say):
-    "Tell what is trained on, and what is not"
+def _say_split(table, r, say):
+    "Tell what is trained on, what is not, and what is wrong with the validation"
     t, v = table[~table['is_valid']], table[table['is_valid']]
     say(f"training on {len(t)} slices of {t['subject'].nunique()} subject(s)" + (f", validating on {len(v)} of {v['subject'].nunique()}" if len(v) else ''))
     if not len(v): say('there is no subject left for validation: training without it, so judge the model on test subjects only')
-    if split == 'slice' and not (table['split'] == 'valid').any(): say('the split is by slice: neighbouring slices are on both sides, and the validation Dice is flattered')
+    if r.split == 'slice' and not (table['split'] == 'valid').any(): say('the split is by slice: neighbouring slices are on both sides, and the validation Dice is flattered')
+    if seen := sorted(set(_inherited(r.start).get('seen', ())) & set(v['subject'])):
+        say(f"{len(seen)} validation subject(s), {seen[0]} first, were in the training of the network that this one starts from: the validation Dice is flattered")
 
 def _subjects(table, seen=()):
     "Who was trained on, those included that the network had seen before, and who was validated on"

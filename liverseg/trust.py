@@ -7,6 +7,7 @@ __all__ = ['NOTHING', 'MARK_TRIAGE', 'OwnDice', 'fit_expected_dice', 'expected_d
 
 # %% ../nbs/07e_trust.ipynb #bd49d9cb
 import html
+from urllib.parse import quote
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +39,13 @@ class OwnDice:
 
 # %% ../nbs/07e_trust.ipynb #efbdec64
 def fit_expected_dice(
-    own, # what OwnDice gave for cases that the network was not trained on
-    true, # the Dice of the same cases
+    own, # numbers 0…1: what OwnDice gave for cases that the network was not trained on; None is left out, 0 and 1 are brought to 0.001 and 0.999
+    true, # the Dice of the same cases, 0…1
 ) -> dict: # JSON values: slope and offset of the logits' line, sd about it, cases, rank correlation of own and true
-    "How a promise is to be read; raises `ValueError` for fewer than 5 cases"
-    kept = [(o, t) for o, t in zip(own, true) if o is not None and 0 < o < 1 and 0 < t < 1]
+    "Fit the true Dice to the promised one, both as logits; raises `ValueError` for fewer than 5 cases"
+    kept = [(o, t) for o, t in zip(own, true) if o is not None and t is not None]
     if len(kept) < 5: raise ValueError(f'{len(kept)} cases are too few for a line')
-    x, y = logit(np.array(kept)).T
+    x, y = logit(np.clip(kept, .001, .999)).T
     line = linregress(x, y)
     off = y - line.slope*x - line.intercept
     return dict(slope=round(float(line.slope), 4), offset=round(float(line.intercept), 4), sd=round(float(off.std(ddof=2)), 4), cases=len(kept),
@@ -65,7 +66,7 @@ MARK_TRIAGE = '<!-- liverseg triage -->' # so that a page of ours is known
 def worst_first(
     rows: pd.DataFrame, # of predict_folder: error, warnings, expected_dice
 ) -> pd.DataFrame: # the same rows
-    "Errors, then what has no expected Dice and warnings, then by expected Dice; equals stay in their order"
+    "Errors, then what has warnings and no expected Dice, then by expected Dice, then the rest; equals stay in their order"
     expected = pd.to_numeric(rows['expected_dice'], errors='coerce')
     doubt = np.where(rows['error'].notna(), -2, np.where(expected.notna(), expected, np.where(rows['warnings'] != '', -1, 2)))
     return rows.iloc[np.argsort(doubt, kind='stable')].reset_index(drop=True)
@@ -79,7 +80,7 @@ def triage_page(
     def item(row, picture):
         shown = lambda v, form: '' if pd.isna(v) else form.format(v)
         facts = [shown(row.expected_dice, 'expected Dice {:.3f}'), shown(row.volume_ml, '{:.0f} mL'), shown(row.error, 'error: {}'), row.warnings]
-        image = f'<img src="{html.escape(picture)}" alt="Outline on two planes" loading="lazy">' if picture else ''
+        image = f'<img src="{html.escape(quote(picture))}" alt="Outline on two planes" loading="lazy">' if picture else ''
         return f'<figure>{image}<figcaption><b>{html.escape(row.scan)}</b> {html.escape("; ".join(filter(None, facts)))}</figcaption></figure>'
     items = ''.join(item(row, p) for row, p in zip(rows.itertuples(), pictures))
     return (f'<!doctype html>{MARK_TRIAGE}<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

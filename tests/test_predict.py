@@ -150,6 +150,51 @@ def test_nothing_of_the_users_is_overwritten(cohort, model, tmp_path):
     assert 'was not written by liverseg predict' in done.stderr and [p.name for p in tmp_path.iterdir()] == ['m.json']
 
 
+FOREIGN = { # what lies where something is to be written, and what is asked for
+    'a mask drawn by hand': (lambda scan, d: nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), d / 'm.nii.gz'), 'm.nii.gz', ()),
+    'something else': (lambda scan, d: (d / 'm.nii.gz').write_bytes(b'mine'), 'm.nii.gz', ()),
+    'a map of another tool': (lambda scan, d: (d / 'm_prob.nii.gz').write_bytes(b'mine'), 'm_prob.nii.gz', ('--maps',)),
+}
+
+
+@pytest.mark.parametrize('name', FOREIGN)
+def test_no_foreign_file_is_replaced(name, cohort, model, tmp_path):
+    make, where, how = FOREIGN[name]
+    make(image(cohort, 'test'), tmp_path)
+    before = (tmp_path / where).read_bytes()
+    done = run('predict', image(cohort, 'test'), tmp_path / 'm.nii.gz', '--model', model, *how, '--device', 'cpu', ok=1)
+    assert done.stderr.count('\n') == 1 and f'{where}: exists and was not written' in done.stderr
+    assert (tmp_path / where).read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [where]
+
+
+def test_maps_never_replace_the_scan(cohort, model, tmp_path):
+    scan = tmp_path / 'ct_prob.nii.gz'
+    scan.write_bytes(image(cohort, 'test').read_bytes())
+    done = run('predict', scan, tmp_path / 'ct.nii.gz', '--maps', '--model', model, '--device', 'cpu', ok=1)
+    assert 'would replace the scan' in done.stderr and scan.read_bytes() == image(cohort, 'test').read_bytes()
+
+
+def test_a_folder_that_holds_something_else(scans, model, tmp_path):
+    "A table and masks of the user's own, and the folder of the scans itself"
+    (tmp_path / 'results.csv').write_text('case,dice\n1,0.9\n')
+    done = run('predict', scans, tmp_path, '--model', model, '--device', 'cpu', ok=1)
+    assert done.stderr.count('\n') == 1 and 'results.csv: exists and was not written' in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ['results.csv']
+    done = run('predict', scans, scans, '--model', model, '--device', 'cpu', ok=1)
+    assert done.stderr.count('\n') == 1 and 'is the folder with the scans' in done.stderr
+
+
+def test_a_voxel_size_that_comes_later(cohort, model, tmp_path):
+    "Without one no volume is told; with --spacing the scans are done again"
+    whole = nib.load(image(cohort, 'test'))
+    (tmp_path / 'in').mkdir()
+    for name in 'ab': nib.save(nib.Nifti1Image(np.asarray(whole.dataobj), None), tmp_path / f'in/{name}.nii.gz')
+    done = run('predict', tmp_path / 'in', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=0)
+    assert done.stdout.count('volume unknown') == 2
+    done = run('predict', tmp_path / 'in', tmp_path / 'out', '--model', model, '--device', 'cpu', '--spacing', '3,3,5', ok=0)
+    assert 'volume unknown' not in done.stdout and done.stdout.count(' mL') == 2
+
+
 def test_a_folder_of_patients_as_dicom(cohort, model, tmp_path):
     pytest.importorskip('pydicom')
     from liverseg.dicom import write_series
