@@ -7,7 +7,7 @@ __all__ = ['FIRST_LOOK', 'LIKELY', 'SEES_ALL', 'MORE_MIRRORED', 'ASK_SIDE', 'FAC
            'beside', 'predict', 'scans_in', 'predict_folder']
 
 # %% ../nbs/08_predict.ipynb #cd187703
-import json, re, time
+import hashlib, json, re, time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from . import __version__
 from .check import histogram, judge_mask, not_hu
 from .convert import picture
 from .data import unpacked
@@ -249,6 +250,7 @@ def _write(found, out, told):
     found.save(out)
     for name in ('prob', 'spread'):
         if getattr(found, name) is not None: write_map(getattr(found, name), found.scan, files[name])
+        elif _signed(files[name]): files[name].unlink() # of an earlier run, and of another mask
     atomic_write(files['preview'], found.preview()._repr_png_())
     atomic_write(files['result'], (json.dumps(told, indent=1) + '\n').encode())
 
@@ -269,7 +271,7 @@ def predict(
     if segmenter is not model and (remark := tta_remark(segmenter.meta, tta)): say(remark)
     vol = with_spacing(read_volume(scan), spacing)
     found = segmenter.segment(vol, tta, **how)
-    told = found.result()
+    told = found.result() | dict(made_from=_made_from(scan, segmenter, dict(how, tta=tta, spacing=spacing)))
     for note in told['warnings']: say(f'warning: {scan}: {note}')
     _write(found, out, told)
     return found
@@ -302,12 +304,13 @@ def _results(out):
         raise BadInput(f'{path}: exists and was not written by liverseg predict; move it, or give another folder for the masks')
     return path
 
-def _done(segmenter, scan, out, how, spacing=None):
-    "Was this scan segmented in this way before?"
-    told = _told(out)
-    asked = dict(how, model=segmenter.name, scan=scan.name)
-    if told and spacing and told['spacing_mm'] is None: return False # now it is known
-    return out.is_file() and told is not None and all(told.get(k) == v for k, v in asked.items())
+def _made_from(scan, segmenter, how):
+    "What decides a result, as 16 hex digits: the scan's files by name, size and time, the model and its description, all options, our version"
+    scan = Path(scan)
+    files = sorted(p for p in scan.rglob('*') if p.is_file()) if scan.is_dir() else [scan]
+    facts = [(str(p.relative_to(scan.parent)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    decides = [facts, segmenter.name, segmenter.meta, {k: v for k, v in how.items() if k != 'bs'}, __version__]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 # %% ../nbs/08_predict.ipynb #2fe46680
 def predict_folder(
@@ -325,11 +328,11 @@ def predict_folder(
 ) -> pd.DataFrame: # one row per scan, worst first: scan, volume_ml, expected_dice, liver_found, touches, warnings, seconds, error
     "Segment all scans of a folder; a bad one is a row with an error; raises `BadInput` for a results.csv or triage.html that is not ours"
     segmenter, rows = _ready(model, device, tta, scans, out, say), []
-    how = dict(tta=tta, post=[k for k in STEPS if k in post], thorough=thorough)
+    how = dict(spacing=None, tta=tta, post=[k for k in STEPS if k in post], thorough=thorough, maps=maps) | more
     for scan in scans_in(scans):
         mask = Path(out)/f'{_stem(scan)}.nii.gz'
-        if overwrite or not (_done(segmenter, scan, mask, how, more.get('spacing')) and (not maps or beside(mask)['prob'].is_file())):
-            try: predict(scan, mask, segmenter, **how, maps=maps, say=say, **more)
+        if overwrite or not mask.is_file() or (_told(mask) or {}).get('made_from') != _made_from(scan, segmenter, how):
+            try: predict(scan, mask, segmenter, **how, say=say)
             except BadInput as e: rows.append(dict(scan=scan.name, error=str(e))); say(f'error: {e}'); continue
         rows.append(_told(mask))
     return _table(rows, out)

@@ -195,6 +195,22 @@ def test_a_voxel_size_that_comes_later(cohort, model, tmp_path):
     assert 'volume unknown' not in done.stdout and done.stdout.count(' mL') == 2
 
 
+def test_a_scan_in_anothers_place(cohort, model, tmp_path):
+    "What was made from another file, or in another way, is made again; maps of the earlier mask go"
+    scans, out = tmp_path / 'in', tmp_path / 'out'
+    scans.mkdir()
+    (scans / 'a.nii.gz').write_bytes(image(cohort, 'test').read_bytes())
+    told = lambda: json.loads((out / 'a.json').read_text())
+    run('predict', scans, out, '--model', model, '--maps', '--device', 'cpu', ok=0)
+    first = told()
+    assert (out / 'a_prob.nii.gz').is_file()
+    run('predict', scans, out, '--model', model, '--post', 'none', '--device', 'cpu', ok=0)
+    assert told()['post'] == [] and not (out / 'a_prob.nii.gz').exists()
+    (scans / 'a.nii.gz').write_bytes(image(cohort, 'train').read_bytes())
+    run('predict', scans, out, '--model', model, '--post', 'none', '--device', 'cpu', ok=0)
+    assert told()['voxels'] != first['voxels']
+
+
 def test_a_folder_of_patients_as_dicom(cohort, model, tmp_path):
     pytest.importorskip('pydicom')
     from liverseg.dicom import write_series
