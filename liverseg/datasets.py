@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from .dicom import is_dir, is_file, ls, masks_on, read_bytes, read_series, series_image
-from .volume import BadInput, Note, Volume, as_volume, check_same_grid, in_memory_order, is_dicom, open_nifti, read_volume
+from .volume import BadInput, Note, Volume, as_volume, check_same_grid, in_memory_order, is_dicom, is_dicom_file, open_nifti, read_volume
 
 # %% ../nbs/02c_datasets.ipynb #037304cf
 SPLITS = ('train', 'valid', 'test')
@@ -99,11 +99,16 @@ def _own(folder, split, image_name=IMAGE_NAME, mask_name=MASK_NAME):
     return _pair(split, found['image'], found['mask'])
 
 # %% ../nbs/02c_datasets.ipynb #ebf9a2c6
+def _folders(src, depth, seen):
+    "A folder and those below it, each once, however many links lead to it"
+    if not src.is_dir() or src.resolve() in seen: return
+    seen.add(src.resolve())
+    yield src
+    for p in sorted(src.iterdir()) if depth else (): yield from _folders(p, depth - 1, seen)
+
 def _below(src, depth=8):
     "The volumes in a folder and its sub-folders"
-    for p in _volumes(src):
-        if not p.is_dir(): yield p
-        elif depth: yield from _below(p, depth - 1)
+    return [p for folder in _folders(src, depth, set()) for p in _volumes(folder) if not p.is_dir()]
 
 @layout('LiTS')
 def lits(src):
@@ -171,8 +176,7 @@ def _meta_splits(path):
 @layout('CHAOS CT')
 def chaos(src):
     "…/N/DICOM_anon with …/N/Ground (Kavur et al., Medical Image Analysis 2021)"
-    depths = ['*/'*n for n in range(5)]
-    found = {p.parent for name in ('DICOM_anon', 'Ground') for depth in depths for p in src.glob(depth + name) if 'MR' not in p.relative_to(src).parts}
+    found = {p.parent for p in _folders(src, 5, set()) if p.name in ('DICOM_anon', 'Ground') and 'MR' not in p.relative_to(src).parts}
     if not any((p/'DICOM_anon').is_dir() for p in found): return []
     homes = {p.resolve().name: p for p in sorted(found)}
     if len(homes) < len(found): raise BadInput(f'{src}: holds two CHAOS subjects of the same number; give one of the two folders')
@@ -213,6 +217,7 @@ def _ircad_case(subject, top, name):
 def _is_scan(path):
     "A NIfTI file, or a folder with DICOM files in it?"
     if path.name.lower().endswith(('.nii', '.nii.gz', '.hdr')): return is_file(path)
+    if is_dicom_file(path): return True
     return is_dir(path) and any(read_bytes(p)[128:132] == b'DICM' for p in list(filter(is_file, ls(path)))[:3])
 
 def _loose(src, image_name, mask_name):
@@ -230,7 +235,8 @@ def _loose(src, image_name, mask_name):
 def _recognise(src, **names):
     "The cases of a folder, whatever layout it has"
     parts = {split: _part(src/split, split, **names) for split in SPLITS if (src/split).is_dir()}
-    inside = [p for p in sorted(src.glob('*')) if p.is_dir() and p.name[0] != '.']
+    above = {p.resolve() for p in (src, *src.resolve().parents)} # a link that leads back up would never end
+    inside = [p for p in sorted(src.glob('*')) if p.is_dir() and p.name[0] != '.' and p.resolve() not in above]
     if any(parts.values()):
         beside = [p for p in (*_volumes(src), *inside) if p.name not in SPLITS and (not p.is_dir() or _known(p)[0])]
         if beside: raise BadInput(f'{beside[0]}: lies beside {next(iter(parts))}/, so its split is unclear; move it into train/, valid/ or test/')
@@ -363,7 +369,7 @@ def read_labels(
 ) -> tuple: # (the scan, its labels or None), both Volume, RAS, on one grid
     "Read a case's image and its labels as they are; raises `BadInput`"
     if case.error: raise BadInput(case.error)
-    series = read_series(case.image) if is_dicom(case.image) else None
+    series = read_series(case.image) if is_dicom(case.image) or is_dicom_file(case.image) else None
     vol = as_volume(open_nifti(case.image), case.image) if series is None else _from_series(series, case.image)
     labels = case.mask and _labels(case.mask, vol, series)
     if labels and case.tumours: labels = replace(labels, data=(labels.data > 0).astype(np.uint8))

@@ -11,7 +11,6 @@ import hashlib, io, logging, os, re, warnings, zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -233,7 +232,7 @@ def _facts(ds):
         slope=num('RescaleSlope', 1.), inter=num('RescaleIntercept', 0.), number=num('InstanceNumber'),
         thick=num('SliceThickness'), gap=num('SpacingBetweenSlices'), grey=str(ds.get('PhotometricInterpretation', '')),
         reformat=bool(re.search('MPR|MIP|MINIP|REFORMAT|PROJECTION', str(ds.get('ImageType', '')))), pad=_padding(ds),
-        rescaled='RescaleIntercept' in ds, tells=[str(ds.get(key)) for key in _TELLS])
+        rescaled=ds.get('RescaleIntercept') not in (None, ''), bits=(int(ds.get('BitsStored', ds.BitsAllocated)), int(ds.get('HighBit', ds.get('BitsStored', ds.BitsAllocated) - 1))), tells=[str(ds.get(key)) for key in _TELLS])
 
 # %% ../nbs/01b_dicom.ipynb #39597687
 def _kind(ds):
@@ -347,16 +346,27 @@ def _check(slices):
     rows, cols = s.shape
     if not (0 < rows <= 8192 and 0 < cols <= 8192 and rows*cols*n <= _MOST):
         raise BadInput(f'{s.path}: claims {n} slices of {rows}×{cols} pixels, which no CT has; it is damaged, export it again')
-    if s.grey not in ('MONOCHROME2', ''): raise BadInput(f'{s.path}: holds {s.grey} pixels, not CT numbers; export the original series')
+    for s in slices:
+        if s.grey not in ('MONOCHROME2', ''): raise BadInput(f'{s.path}: holds {s.grey} pixels, not CT numbers; export the original series')
+        if s.bits[1] != s.bits[0] - 1: raise BadInput(f'{s.path}: stores {s.bits[0]} bits and says that the highest is number {s.bits[1]}; it is damaged, export it again')
+        if s.rescaled != any(t.rescaled for t in slices): raise BadInput(f'{s.path}: says no rescale intercept, as other files of its series do; export it again')
+    s = slices[0]
     if not (s.pixel > 0).all() or not np.isfinite(s.pixel).all():
         raise BadInput(f'{s.path}: says no pixel spacing, so nothing can be measured; export it again')
     if np.isnan(s.axes).any(): return
     if np.abs(s.axes @ s.axes.T - np.eye(2)).max() > .01: raise BadInput(f'{s.path}: its rows and columns are not at right angles; export it again')
 
 # %% ../nbs/01b_dicom.ipynb #dff782b1
+def _left_over(ds):
+    "Bytes of pixels beyond what rows, columns and bits ask for; 0 where they are compressed or cannot be told"
+    try: need = ds.Rows*ds.Columns*ds.get('SamplesPerPixel', 1)*int(ds.get('NumberOfFrames') or 1)*ds.BitsAllocated//8
+    except Exception: return 0
+    return 0 if ds.file_meta.TransferSyntaxUID.is_compressed or 'PixelData' not in ds else len(ds.PixelData) - need
+
 def _stored(path):
     "The stored pixels of a file (frame, row, column)"
     ds = _dcmread(path, pixels=True)
+    if (extra := _left_over(ds)) > 1: raise BadInput(f'{path}: holds {extra} bytes more than {ds.Rows} rows of {ds.Columns} pixels need; it is damaged, export it again')
     try:
         with _quietly(): return ds.pixel_array.reshape(-1, int(ds.Rows), int(ds.Columns))
     except Exception as e: raise BadInput(_no_pixels(path, ds, e))
@@ -375,7 +385,7 @@ def _no_pixels(path, ds, e):
 # %% ../nbs/01b_dicom.ipynb #ad5fdbbc
 def _hu(stored, s):
     "HU of one picture: int16, or float32 where that would lose something"
-    if not (np.isfinite([s.slope, s.inter]).all() and s.slope):
+    if not (np.isfinite([s.slope, s.inter]).all() and s.slope > 0):
         raise BadInput(f'{s.path}: its rescale slope {s.slope:g} and intercept {s.inter:g} make no HU; export it again')
     hu = stored*s.slope + s.inter # float64, exact for every whole number here
     if s.pad: hu[(stored >= s.pad[0]) & (stored <= s.pad[1])] = AIR
@@ -425,11 +435,14 @@ _SAME = .01 # mm; slices that are nearer to each other lie at one place
 
 def _without_twins(slices, notes):
     "Drop slices that lie where another one with the same pixels lies"
-    kept, dropped, stored = [], [], lru_cache(maxsize=2)(_stored)
-    for s in slices:
-        here = takewhile(lambda t: s.z - t.z < _SAME, reversed(kept))
-        hu = lambda t: _hu(stored(t.path)[t.frame], t)
-        (dropped if any(np.array_equal(hu(s), hu(t)) for t in here) else kept).append(s)
+    kept, dropped, stored, seen = [], [], lru_cache(maxsize=2)(_stored), set()
+    gaps = [np.inf, *(b.z - a.z for a, b in zip(slices, slices[1:])), np.inf]
+    for s, before, after in zip(slices, gaps, gaps[1:]):
+        if before >= _SAME: seen = set()
+        if min(before, after) >= _SAME: kept.append(s); continue # alone, so its pixels need not be read
+        mark = hashlib.blake2b(_hu(stored(s.path)[s.frame], s).astype(np.float32).tobytes()).digest()
+        (dropped if mark in seen else kept).append(s)
+        seen.add(mark)
     if not dropped: return kept
     notes.append(('duplicate slices', f'{len(dropped)} of {len(slices)} slices are copies of another one and were dropped, such as {dropped[0].path.name}'))
     return kept
@@ -558,7 +571,7 @@ def _by_name(series):
 def _png(path, shape):
     "The values of a PNG file with one channel"
     try:
-        img = Image.open(io.BytesIO(read_bytes(path)))
+        img = Image.open(io.BytesIO(read_bytes(path)), formats=['PNG'])
         if img.size != shape[::-1]:
             raise BadInput(f'{path}: is {img.size[0]}×{img.size[1]} pixels, its slice {shape[1]}×{shape[0]}; give the labels of this scan')
         if img.mode not in ('1', 'L', 'P'): raise BadInput(f'{path}: is a picture of mode {img.mode}; give 8-bit grey, one value a label')

@@ -24,7 +24,7 @@ def class_weights(
     table: pd.DataFrame, # rows of its manifest that are trained on
 ) -> torch.Tensor: # (2,) float32, for background and liver
     "How much each class has to count so that both have half the say; a class that is not there counts 0"
-    pixels = sum(np.prod(Image.open(Path(folder)/name).size) for name in table['mask'])
+    pixels = sum(np.prod(Image.open(Path(folder)/name, formats=['PNG']).size) for name in table['mask'])
     counts = np.array([pixels - table['liver_px'].sum(), table['liver_px'].sum()], float)
     return torch.tensor(np.divide(pixels, 2*counts, out=np.zeros(2), where=counts > 0), dtype=torch.float32)
 

@@ -16,7 +16,7 @@ import torch
 from .liver import model_path
 from .train import auto_device, checked_meta, load_model
 from .tta import Together
-from .volume import BadInput, atomic_write
+from .volume import BadInput, _first_line, atomic_write
 
 # %% ../nbs/06c_models.ipynb #6cd3f6e2
 NO_ONNX = "ONNX is read and written by an extra that is not installed; run pip install 'liverseg[onnx]'"
@@ -87,7 +87,11 @@ def load_onnx(
     told = net.session.get_modelmeta().custom_metadata_map.get('liverseg', 'null')
     try: meta = checked_meta(json.loads(told), path)
     except (ValueError, RecursionError): raise BadInput(f'{path}: its description is not JSON; export it again')
-    if [i.name for i in net.session.get_inputs()] != ['slices']: raise BadInput(f'{path}: does not take slices; export it again with `liverseg export`')
+    try: scores = net(torch.zeros(1, 3, 64, 64))
+    except Exception as e: scores = _first_line(e)
+    if isinstance(scores, str) or scores.dtype != torch.float32 or scores.shape != (1, 2, 64, 64) or not scores.isfinite().all():
+        found = scores if isinstance(scores, str) else f'{scores.dtype} of shape {tuple(scores.shape)}'
+        raise BadInput(f'{path}: does not make scores of two classes from slices ({found}); export it again with `liverseg export`')
     return net.eval(), meta
 
 # %% ../nbs/06c_models.ipynb #471edc3f

@@ -325,6 +325,7 @@ def load_model(
     except (SafetensorError, RuntimeError, OSError, ValueError) as e:
         why = str(e).splitlines()[0]
         raise BadInput(f'{path}: does not hold the weights that model.json describes ({why}); copy the model folder again')
+    if not all(v.isfinite().all() for v in net.state_dict().values()): raise BadInput(f'{path}: holds weights that are no numbers; its training went wrong, train again')
     return net.eval().to(device, memory_format=torch.channels_last), meta
 
 def _promised(path, sha256):

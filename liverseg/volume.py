@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WINDOW', 'ORDERS', 'AIR', 'PADDING', 'window', 'to_slices', 'from_slices', 'stored_as', 'BadInput', 'open_nifti',
            'in_memory_order', 'fill_outside', 'fill_padding', 'Note', 'Volume', 'as_volume', 'spacing_unset',
-           'read_volume', 'is_dicom', 'check_same_grid', 'atomic_write', 'write_mask', 'write_map', 'volume_ml']
+           'read_volume', 'is_dicom_file', 'is_dicom', 'check_same_grid', 'atomic_write', 'write_mask', 'write_map',
+           'volume_ml']
 
 # %% ../nbs/01_volume.ipynb #924b1224
 import gzip, io, itertools, logging, math, os, zlib
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 from scipy import ndimage
 
 # %% ../nbs/01_volume.ipynb #bf440f13
@@ -68,10 +69,29 @@ class BadInput(Exception):
 
 # %% ../nbs/01_volume.ipynb #b9e6bec4
 def _from_gzip(path):
-    "A `.nii.gz`, decompressed whole so that its checksum is verified"
-    raw = igzip.decompress(path.read_bytes())
-    is_nifti2 = int.from_bytes(raw[:4], 'little') == 540 or int.from_bytes(raw[:4], 'big') == 540
-    return (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(raw)
+    "A `.nii.gz`, decompressed as far as its header announces; where that is all of it, its checksum is verified"
+    raw = path.read_bytes()
+    head, _ = _inflated(raw, 540)
+    is_nifti2 = 540 in (int.from_bytes(head[:4], 'little'), int.from_bytes(head[:4], 'big'))
+    kind = nib.Nifti2Image if is_nifti2 else nib.Nifti1Image
+    header = kind.header_class.from_fileobj(io.BytesIO(head), check=False)
+    need = int(header['vox_offset']) + math.prod(map(int, header['dim'][1:1 + max(0, min(7, int(header['dim'][0])))]))*int(header['bitpix'])//8
+    data, more = _inflated(raw, max(need, 540))
+    img = kind.from_bytes(data)
+    img.extra['more'] = more
+    return img
+
+def _inflated(raw, most):
+    "The first `most` bytes that a gzip file holds, which may have several parts, and whether there are more"
+    if raw[:2] != b'\x1f\x8b': raise gzip.BadGzipFile('not a gzipped file')
+    found, size = [], 0
+    while raw:
+        part = isal_zlib.decompressobj(wbits=31)
+        found.append(part.decompress(raw, most + 1 - size)); size += len(found[-1])
+        if size > most: return b''.join(found)[:most], True
+        if not part.eof: raise EOFError
+        raw = part.unused_data.lstrip(b'\0')
+    return b''.join(found), False
 
 # %% ../nbs/01_volume.ipynb #4b3a05fa
 def open_nifti(
@@ -90,6 +110,8 @@ def open_nifti(
         raise BadInput(f'{path}: cannot be read as NIfTI ({_first_line(e)}); give a .nii or .nii.gz file')
     if not isinstance(img, nib.Nifti1Pair):
         raise BadInput(f'{path}: is a {type(img).__name__}, not NIfTI; convert it to .nii.gz first')
+    if img.header['magic'] == img.header.single_magic and img.dataobj.offset < img.header['sizeof_hdr']:
+        raise BadInput(f"{path}: says that its voxels begin at byte {img.dataobj.offset}, within its own header; export it again")
     return img
 
 # %% ../nbs/01_volume.ipynb #83418082
@@ -238,6 +260,7 @@ def _affine_mm(img, path):
 def _header_notes(img, affine, shape):
     "What is odd about a header's geometry"
     hdr, axes = img.header, affine[:3, :3] / nib.affines.voxel_sizes(affine)
+    if img.extra.get('more'): yield Note('longer', 'the file goes on behind the voxels that its header announces; that was not read')
     if not (hdr['sform_code'] or hdr['qform_code']): yield Note('no form', 'neither qform nor sform is set, so which side is left is a guess')
     tilt = np.abs(axes.T @ axes - np.eye(3)).max()
     if tilt <= 2e-3 and hdr['sform_code'] and hdr['qform_code'] and (off := _apart(img, shape)) > .1: # a qform cannot lean
@@ -266,17 +289,22 @@ def spacing_unset(
 
 # %% ../nbs/01_volume.ipynb #3d64be41
 def read_volume(
-    path, # a NIfTI file or a folder with a DICOM series
+    path, # a NIfTI file, a folder with a DICOM series, or a DICOM file
     fill=AIR, # what stands for NaN outside the field of view; 0 for a mask
 ) -> Volume: # RAS, finite
     "Read a scan or a mask into canonical orientation; raises `BadInput`"
     path = Path(path)
-    if not is_dicom(path): return as_volume(open_nifti(path), path, fill)
+    if not (is_dicom(path) or is_dicom_file(path)): return as_volume(open_nifti(path), path, fill)
     from liverseg.dicom import series_image
     img, notes = series_image(path)
     return as_volume(img, path, fill, [Note(*n) for n in notes])
 
 # %% ../nbs/01_volume.ipynb #de2d645e
+def is_dicom_file(path):
+    "Is this a single DICOM file?"
+    if not path.is_file(): return False
+    with open(path, 'rb') as f: return f.read(132)[128:] == b'DICM'
+
 def is_dicom(path):
     "Is this a folder, a zip archive, or something in one?"
     return path.is_dir() or path.suffix.lower() == '.zip' or not path.exists() and any(p.suffix.lower() == '.zip' for p in path.parents)
@@ -286,12 +314,13 @@ def check_same_grid(
     vol: Volume, # the scan
     mask: Volume, # what should lie on it
 ):
-    "Raise `BadInput` unless both have the same shape and, to 1e-3 an entry, the same affine"
+    "Raise `BadInput` unless both have the same shape, and no voxel lies further from its twin than a tenth of the smallest spacing"
     if vol.data.shape != mask.data.shape:
         raise BadInput(f'{mask.path}: its shape {mask.data.shape} differs from {vol.data.shape} of {vol.path} (both in RAS order); give the mask of this scan')
-    off = np.abs(vol.affine - mask.affine).max()
-    if off > 1e-3:
-        raise BadInput(f'{mask.path}: its affine differs from that of {vol.path} by up to {off:.4g} mm; give the mask of this scan, or resample it')
+    corners = np.array([[*c, 1] for c in itertools.product(*((0, n - 1) for n in vol.data.shape))]).T
+    off = np.linalg.norm(((vol.affine - mask.affine) @ corners)[:3], axis=0).max()
+    if not off < .1*min(vol.spacing):
+        raise BadInput(f'{mask.path}: its voxels lie up to {off:.4g} mm from those of {vol.path}; give the mask of this scan, or resample it')
 
 # %% ../nbs/01_volume.ipynb #fe87a0af
 def atomic_write(

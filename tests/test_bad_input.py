@@ -57,7 +57,7 @@ SPOILED = {
     'mask without image': (lambda s: image(s).unlink(), 'without an image'),
     'mask without image in test': (lambda s: image(s, 'test').unlink(), 'without an image'),
     'shapes differ': (lambda s: change(mask(s), lambda a: a[:-1]), 'its shape'),
-    'affines differ': (lambda s: off_by(mask(s), 0.01), 'its affine differs'),
+    'affines differ': (lambda s: off_by(mask(s), 1.0), 'its voxels lie up to'),
     'labels not understood': (lambda s: change(mask(s), lambda a: a * 3), 'has the labels 0, 3'),
     'organ map': (lambda s: change(mask(s), lambda a: a + np.arange(a.shape[2], dtype=np.uint8)), 'has the labels'),
     'negative label': (lambda s: change(mask(s), lambda a: -a.astype(np.int16)), 'has the labels'),
