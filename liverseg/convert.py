@@ -163,7 +163,7 @@ def contact_sheet(
     "Slices through the liver, or through the whole scan, in rows of four"
     zs = np.arange(vol.data.shape[2]) if mask is None or not mask.any() else np.flatnonzero(mask.any((0, 1)))
     zs = np.unique(np.rint(np.linspace(zs[0], zs[-1], n)).astype(int))
-    size = px, max(1, round(px*vol.data.shape[1]*vol.spacing[1] / (vol.data.shape[0]*vol.spacing[0])))
+    size = px, min(4*px, max(1, round(px*vol.data.shape[1]*vol.spacing[1] / (vol.data.shape[0]*vol.spacing[0]))))
     sheet = Image.new('RGB', (4*px, size[1]*-(-len(zs)//4)))
     for i, z in enumerate(zs):
         tile = _tile(*(a if a is None else to_slices(a)[z] for a in (vol.data, mask)), windows[0], size, f'z {z}')

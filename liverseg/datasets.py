@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from .dicom import is_dir, is_file, ls, masks_on, read_bytes, read_series, series_image
-from .volume import BadInput, Note, Volume, as_volume, check_same_grid, in_memory_order, is_dicom, is_dicom_file, open_nifti, read_volume
+from .volume import BadInput, Note, Volume, as_volume, check_same_grid, in_memory_order, is_dicom, is_dicom_file, open_nifti, printable, read_volume
 
 # %% ../nbs/02c_datasets.ipynb #037304cf
 SPLITS = ('train', 'valid', 'test')
@@ -63,7 +63,8 @@ def _pair(split, images, masks, name='{}'):
 
 def _complain(case):
     "The case with what is wrong about its files, if anything is"
-    if case.image is None: why = f"{case.mask}: is a mask without an image; add the image of subject '{case.subject}' or take the mask away"
+    if printable(case.subject) != case.subject: why = f'{case.image or case.mask}: has characters in its name that no table can hold; rename it'
+    elif case.image is None: why = f"{case.mask}: is a mask without an image; add the image of subject '{case.subject}' or take the mask away"
     elif case.mask is None and case.split != 'test':
         why = f"{case.image}: has no mask, which {case.split} needs; add the mask of subject '{case.subject}' or move the image to test"
     else: return case

@@ -191,7 +191,7 @@ def show_slices(
     for ax, (name, subject) in zip(axs[0], wanted):
         z = slices[slices['subject'] == subject].sort_values(['true_px', 'z'], ascending=[False, True]).iloc[0]['z']
         draw(ax, subject, z)
-        ax.set_title(f"{name}: {subject}\ncase Dice {cases.set_index('subject')['dice'][subject]:.3f}, slice {z}", fontsize=11)
+        ax.set_title(f"{name}: {subject}\ncase Dice {cases.set_index('subject')['dice'][subject]:.3f}, slice {z}", fontsize=11, parse_math=False)
     fig.tight_layout()
     return fig
 
@@ -199,7 +199,7 @@ def show_slices(
 def outline(ax, true, pred):
     "Outlines of a slice's two masks, the truth green, the prediction orange"
     for mask, colour in ((true, 'tab:green'), (pred, 'tab:orange')):
-        if mask.any() and not mask.all(): ax.contour(mask, [.5], colors=colour, linewidths=1.2)
+        if min(mask.shape) > 1 and mask.any() and not mask.all(): ax.contour(mask, [.5], colors=colour, linewidths=1.2)
 
 # %% ../nbs/07_evaluate.ipynb #a7899ec2
 def show_cases(

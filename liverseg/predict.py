@@ -28,7 +28,7 @@ from .report import Picture
 from .models import open_model
 from .trust import OwnDice, expected_dice, triage_page, triage_path, worst_first
 from .tta import VIEWS, slice_maps, slice_probs, tta_remark
-from .volume import BadInput, Note, Volume, atomic_write, from_slices, is_dicom, read_volume, to_slices, volume_ml, window, write_map, write_mask
+from .volume import BadInput, Note, Volume, atomic_write, from_slices, is_dicom, printable, read_volume, to_slices, volume_ml, window, write_map, write_mask
 from .work import track
 
 # %% ../nbs/08_predict.ipynb #d01047ba
@@ -286,6 +286,7 @@ def scans_in(
     scans = [p for p in inside if p in studies or p.name.endswith(('.nii', '.nii.gz'))]
     if len(scans) == len(studies) and len(set(studies.values())) < 2: return []
     seen = {_stem(p): p for p in scans}
+    if odd := [p for p in scans if printable(p.name) != p.name]: raise BadInput(f'{odd[0]}: has characters in its name that no table can hold; rename it')
     if twice := [p for p in scans if seen[_stem(p)] != p]: raise BadInput(f'{twice[0]}: is there in two forms, which would get one mask between them; keep one')
     return scans
 
