@@ -239,11 +239,12 @@ def _asked_for(options):
 @click.option('--pred', metavar='FOLDER', help='Instead of a model: predicted masks, NIfTI, made by any tool.')
 @click.option('--truth', metavar='FOLDER', help='The true masks for --pred, of the same file names.')
 @click.option('--liver', type=_LABELS, default=(), help='With --pred: the labels that are liver, if not 1, 255, or 1 and 2.')
+@click.option('--pred-liver', type=_LABELS, default=(), help='With --pred: those of the predictions, if others than those of the truth; 5 in the one file that TotalSegmentator writes with --ml.')
 @click.option('--against', metavar='OTHER_REPORT', help='Also compare with an earlier report on the same cases, case by case.')
 @click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2., help='How far off a border may be to count for the surface Dice, mm.')
 @click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test', help='Which rows of the manifest are measured.')
 @_with((_ALSO, _TTA, _AT_ONCE, _DEVICE))
-def evaluate(places, model, pred, truth, liver, against, tolerance, split, also, tta, batch_size, device):
+def evaluate(places, model, pred, truth, liver, pred_liver, against, tolerance, split, also, tta, batch_size, device):
     """Measure a network on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html, cases.csv, slices.csv, summary.json, cases.png.
 
     Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out. A network is measured on all
@@ -251,7 +252,7 @@ def evaluate(places, model, pred, truth, liver, against, tolerance, split, also,
     _refuse(places, pred, truth)
     if against: _cases_there(against)
     measure = _measure_masks if pred else _measure_model
-    how = dict(pred=pred, truth=truth, liver=liver) if pred else dict(models=[model, *also], split=split, tta=tta, bs=batch_size, device=device)
+    how = dict(pred=pred, truth=truth, liver=liver, pred_liver=pred_liver) if pred else dict(models=[model, *also], split=split, tta=tta, bs=batch_size, device=device)
     summary = measure(*places, **how, tolerance=tolerance)
     _tell_dice(summary, places[-1])
     if against: _tell_comparison(places[-1], against)
@@ -261,7 +262,7 @@ def _refuse(places, pred, truth):
     "Raise what is wrong with the use of --pred and --truth, and what would be ignored"
     if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
     source = click.get_current_context().get_parameter_source
-    extra = [f'--{n}' for n in (('model', 'also', 'split', 'tta') if pred else ('liver',)) if source(n) is click.core.ParameterSource.COMMANDLINE]
+    extra = [f'--{n}'.replace('_', '-') for n in (('model', 'also', 'split', 'tta') if pred else ('liver', 'pred_liver')) if source(n) is click.core.ParameterSource.COMMANDLINE]
     if extra: raise click.UsageError(f"{', '.join(extra)}: only with " + ('DATA, not with --pred' if pred else '--pred'))
     if len(places) != (1 if pred else 2): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give DATA and REPORT')
 

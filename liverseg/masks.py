@@ -46,12 +46,13 @@ def measure_pair(
     pair, # (name, predicted file, true file)
     liver: tuple = (), # the labels that are liver, if not the usual ones
     tolerance: float = TOLERANCE, # mm, for NSD
+    pred_liver: tuple = (), # those of the prediction, if others
 ) -> tuple: # (rows of slice_row, distances, spacing in mm, NaN if the header does not tell)
     "Read a case's two masks and measure them; raises `BadInput`"
     name, *files = pair
     vols = [read_volume(f, fill=0) for f in files]
     check_same_grid(vols[1], vols[0])
-    pred, true = (liver_mask(v, liver) for v in vols)
+    pred, true = liver_mask(vols[0], pred_liver or liver), liver_mask(vols[1], liver)
     spacing = vols[1].spacing if spacing_known(vols[1]) else (np.nan,)*3
     rows = [slice_row(name, z, p, t) for z, (p, t) in enumerate(zip(to_slices(pred), to_slices(true)))]
     return rows, distances(pred, true, spacing, tolerance) if np.isfinite(spacing).all() else {}, spacing
@@ -64,26 +65,27 @@ def evaluate_masks(
     liver: tuple = (), # the labels that are liver, if not the usual ones
     tolerance: float = TOLERANCE, # mm, for NSD
     workers: int = 1, # processes
+    pred_liver: tuple = (), # the predictions' labels, if others: 5 for TotalSegmentator's
     say=print, # takes what is worth telling
 ) -> dict: # what summary.json holds
     "Measure masks and write the report; raises `BadInput`"
     check_target(report, REPORT_FILES, 'summary.json')
     pairs = mask_pairs(pred, truth, say)
-    found = list(each(partial(measure_pair, liver=liver, tolerance=tolerance), pairs, workers))
+    found = list(each(partial(measure_pair, liver=liver, tolerance=tolerance, pred_liver=pred_liver), pairs, workers))
     slices = pd.DataFrame([row for rows, *_ in found for row in rows])
     names = [name for name, *_ in pairs]
     blind = [n for n, (*_, spacing) in zip(names, found) if not np.isfinite(spacing).all()]
     if blind: say(f'the headers of {", ".join(blind)} do not tell the voxel size, so there are no distances and volumes')
     cases = case_table(slices, {n: f[2] for n, f in zip(names, found)}, {n: f[1] for n, f in zip(names, found)})
-    summary = dict(tolerance_mm=tolerance, **summarise(slices, cases))
-    write_report(report, cases, slices, summary, show_slices(cases, slices, partial(_outlines, {p[0]: p for p in pairs}, liver)))
+    summary = dict(tolerance_mm=tolerance, labels=dict(pred=list(pred_liver or liver), truth=list(liver)), **summarise(slices, cases))
+    write_report(report, cases, slices, summary, show_slices(cases, slices, partial(_outlines, {p[0]: p for p in pairs}, (pred_liver or liver, liver))))
     return summary
 
 # %% ../nbs/07b_masks.ipynb #cff9b4cf
-def _outlines(pairs, liver, ax, subject, z):
+def _outlines(pairs, labels, ax, subject, z):
     "One slice's outlines, for lack of a scan on nothing, in the patient's proportions"
     vols = [read_volume(f, fill=0) for f in pairs[subject][1:]]
-    pred, true = (to_slices(liver_mask(v, liver))[z] for v in vols)
+    pred, true = (to_slices(liver_mask(v, which))[z] for v, which in zip(vols, labels))
     outline(ax, true, pred)
     ax.set_aspect(vols[1].spacing[1]/vols[1].spacing[0]); ax.invert_yaxis(); ax.axis('off')
 

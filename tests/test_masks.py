@@ -57,6 +57,17 @@ def test_two_reports_are_compared_case_by_case(folders):
     assert not (folders / 'report/against.csv').exists()
 
 
+def test_each_side_has_its_own_labels(folders):
+    "5 is the liver in the prediction, and 1 something else; in the truth it is 1"
+    for k in range(3):
+        true = nib.load(folders / f'truth/case{k}.nii.gz')
+        other = np.roll(np.asarray(true.dataobj), 9, 0)
+        nib.save(nib.Nifti1Image(np.where(np.asarray(true.dataobj) > 0, 5, other).astype(np.uint8), true.affine), folders / f'pred/case{k}.nii')
+    assert 'mean case Dice 1.0000' not in measure(folders, '--liver', '1,5').stdout
+    assert 'mean case Dice 1.0000' in measure(folders, '--pred-liver', '5').stdout
+    assert json.loads((folders / 'report/summary.json').read_text())['labels'] == dict(pred=[5], truth=[])
+
+
 @pytest.mark.parametrize('harm, says', [
     (lambda f: (f / 'pred/case1.nii').unlink(), 'has no mask for 1 of the 3 cases'),
     (lambda f: (f / 'pred/case1.nii').write_bytes(b'no NIfTI'), 'case1.nii'),
