@@ -7,9 +7,9 @@ __all__ = ['DEMO', 'DEMO_PATHS', 'DEMO_MARK', 'main', 'download', 'check', 'conv
            'predict', 'export', 'demo']
 
 # %% ../nbs/09_cli.ipynb #428590a1
-import json, math, os, shutil
+import json, math, os, shutil, traceback
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import click
 
@@ -22,10 +22,20 @@ class _Group(click.Group):
     def invoke(self, ctx):
         from liverseg.volume import BadInput
         try: return super().invoke(ctx)
-        except BadInput as e: said = str(e)
-        except OSError as e: said = f'{e.filename}: {e.strerror}; check the place and the free space' if e.filename else str(e)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError): raise # click's own business
+        except BadInput as e: status, said = 1, str(e)
+        except OSError as e: status, said = 1, f'{e.filename}: {e.strerror}; check the place and the free space' if e.filename else str(e)
+        except Exception as e: status, said = 70, _unforeseen(e)
         for line in said.splitlines(): click.echo(f'liverseg: {line}', err=True)
-        ctx.exit(1)
+        ctx.exit(status)
+
+def _unforeseen(e):
+    "A sentence for what nobody thought of, the traceback put aside; raised as it is with LIVERSEG_DEBUG=1"
+    if os.environ.get('LIVERSEG_DEBUG') == '1': raise e
+    with NamedTemporaryFile('w', prefix='liverseg-', suffix='.log', delete=False, encoding='utf-8', errors='backslashreplace') as log: traceback.print_exception(e, file=log)
+    from liverseg.volume import printable
+    what = printable(' '.join(str(e).split())[:200])
+    return f'stopped by something that nobody foresaw ({type(e).__name__}: {what}); please report it with the command and {log.name}'.replace('\n', ' ')
 
 # %% ../nbs/09_cli.ipynb #dd676582
 @click.group(cls=_Group, context_settings=dict(help_option_names=['-h', '--help'], show_default=True, max_content_width=100))

@@ -334,7 +334,7 @@ def liver_mask(
 def _declared(path, data, liver):
     "The labels that were declared to be liver; raises `BadInput` if others are there, but none of them"
     mask = np.isin(data, [255 if n == 1 and data.max() == 255 and not (data == 1).any() else n for n in liver])
-    if not mask.any() and (data != 0).any(): raise BadInput(f'{path}: has the labels {_values(data)}, and none of them is {" or ".join(map(str, liver))}; mend --liver')
+    if not mask.any() and (data != 0).any(): raise BadInput(f'{path}: has the labels {_values(data)}, and none of them is {" or ".join(f"{n:g}" for n in liver)}; mend --liver')
     return mask.view(np.uint8)
 
 def _whole(vol):

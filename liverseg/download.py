@@ -169,6 +169,7 @@ def unpack(
     folder, # where to; made when it is missing, and left as it is when unpacking fails half-way
     limit: int = 50*10**9, # bytes that may come out
     most: int = 20000, # members that it may have
+    ratio: int = 200, # times its size that may come out, beyond 100 MB; CT has less than 20
     label: str = None, # what the archive is called in messages; None: its path
     say=print, # takes a line for the user
 ) -> list: # names of the files below folder, with /
@@ -178,7 +179,9 @@ def unpack(
         folder.mkdir(parents=True, exist_ok=True)
         with _members(path, label) as members:
             files = _without_top(_list(members, label, limit, most))
-            _room(folder, sum(m.size for m in files.values()), label)
+            _room(folder, total := sum(m.size for m in files.values()), label)
+            if total > max(10**8, ratio*(size := Path(path).stat().st_size)):
+                raise BadInput(f'{label}: has {_bytes(size)} and unpacks to {_bytes(total)}, more than {ratio} times as much; do not trust this archive')
             names = ['/'.join(parts) for parts in files]
             alike = {n.casefold(): n for n in names}
             for n in names:

@@ -77,7 +77,7 @@ def evaluate_masks(
     blind = [n for n, (*_, spacing) in zip(names, found) if not np.isfinite(spacing).all()]
     if blind: say(f'the headers of {", ".join(blind)} do not tell the voxel size, so there are no distances and volumes')
     cases = case_table(slices, {n: f[2] for n, f in zip(names, found)}, {n: f[1] for n, f in zip(names, found)})
-    summary = dict(tolerance_mm=tolerance, labels=dict(pred=list(pred_liver or liver), truth=list(liver)), **summarise(slices, cases))
+    summary = dict(tolerance_mm=tolerance, labels=dict(pred=[int(n) for n in pred_liver or liver], truth=[int(n) for n in liver]), **summarise(slices, cases))
     write_report(report, cases, slices, summary, show_slices(cases, slices, partial(_outlines, {p[0]: p for p in pairs}, (pred_liver or liver, liver))))
     return summary
 

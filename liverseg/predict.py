@@ -28,7 +28,7 @@ from .report import Picture
 from .models import open_model
 from .trust import OwnDice, expected_dice, triage_page, triage_path, worst_first
 from .tta import VIEWS, slice_maps, slice_probs, tta_remark
-from .volume import BadInput, Note, Volume, atomic_write, from_slices, is_dicom, printable, read_volume, to_slices, volume_ml, window, write_map, write_mask
+from .volume import BadInput, Note, Volume, _first_line, atomic_write, from_slices, is_dicom, printable, read_volume, to_slices, volume_ml, window, write_map, write_mask
 from .work import track
 
 # %% ../nbs/08_predict.ipynb #d01047ba
@@ -298,6 +298,10 @@ def _ready(model, device, tta, scans, out, say):
     if remark := tta_remark(segmenter.meta, tta): say(remark)
     return segmenter
 
+def _why(scan, e):
+    "Why a scan could not be segmented, whatever it was: memory of the card, a full disk; the next scan has its turn"
+    return str(e) if isinstance(e, BadInput) else f'{scan}: could not be segmented ({type(e).__name__}: {_first_line(e)}); look at the memory and the free space, or leave it out'
+
 def _results(out):
     "Where the table goes; complain of one that is not ours"
     path = Path(out)/'results.csv'
@@ -334,7 +338,7 @@ def predict_folder(
         mask = Path(out)/f'{_stem(scan)}.nii.gz'
         if overwrite or not mask.is_file() or (_told(mask) or {}).get('made_from') != _made_from(scan, segmenter, how):
             try: predict(scan, mask, segmenter, **how, say=say)
-            except BadInput as e: rows.append(dict(scan=scan.name, error=str(e))); say(f'error: {e}'); continue
+            except Exception as e: rows.append(dict(scan=scan.name, error=_why(scan, e))); say(f"error: {rows[-1]['error']}"); continue
         rows.append(_told(mask))
     return _table(rows, out)
 

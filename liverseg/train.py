@@ -39,7 +39,7 @@ from .convert import as_windows, form, form_options
 from .liver import SHIPPED, model_path
 from .losses import class_weights, liver_loss
 from .network import ARCHS, DECODERS, LightUNet, build_net, encoder, halves, pretrained_encoder
-from .volume import BadInput, atomic_write
+from .volume import BadInput, _first_line, atomic_write
 from .work import check_target, staged, staging, watched
 
 # %% ../nbs/05_train.ipynb #fd2dde02
@@ -466,7 +466,11 @@ def take_up(self: Keeper, learn):
     "Continue from what an interrupted run put aside; return (epochs done, the optimiser's state)"
     path = self.folder/'.done/checkpoint.pth'
     if not path.is_file(): return 0, None
-    state = torch.load(path, map_location=learn.dls.device, weights_only=True)
+    try: state = torch.load(path, map_location=learn.dls.device, weights_only=True)
+    except Exception as e: # torch raises nearly anything
+        path.replace(aside := path.with_name('damaged.pth'))
+        self.say(f'{path}: cannot be read ({_first_line(e)[:80]}); set aside as {aside.name}, and the training begins anew')
+        return 0, None
     self.done, self.rows, self.kept, self.smooth = (state[k] for k in ('done', 'rows', 'kept', 'smooth'))
     learn.model.load_state_dict(state['model'])
     if self.average: self.average.net.load_state_dict(state['average'])

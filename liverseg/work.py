@@ -8,6 +8,7 @@ __all__ = ['check_target', 'staged', 'whole_folder', 'staging', 'watched', 'trac
 # %% ../nbs/02b_work.ipynb #e082a801
 import json, multiprocessing, os, shutil, sys, threading
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -137,4 +138,5 @@ def each(
     "Yield `func(item)` for each item in order, over `workers` processes, with progress"
     if workers <= 1 or len(items) < 2: yield from map(func, track(items)); return
     with ProcessPoolExecutor(min(workers, len(items)), initializer=_die_with_parent) as pool:
-        yield from track(pool.map(func, items), len(items))
+        try: yield from track(pool.map(func, items), len(items))
+        except BrokenProcessPool: raise BadInput(f'one of {workers} workers was stopped by the system, most likely for want of memory; give the same command again with fewer --workers')

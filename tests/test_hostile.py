@@ -1,0 +1,242 @@
+"Inputs of the kinds that went wrong: each gets a right answer or one sentence, in little time and memory."
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import LIVERSEG, run
+from PIL import Image
+
+from liverseg.convert import import_slices
+from liverseg.data import read_manifest
+from liverseg.datasets import find_cases
+from liverseg.phantom import make_subject, write_subject
+from liverseg.volume import BadInput, Volume, check_same_grid, read_volume
+from liverseg.work import each
+
+
+@pytest.fixture(scope='module')
+def subject():
+    return make_subject(3, shape=(32, 32, 8))
+
+
+def complaint(func, *args, **kwargs):
+    with pytest.raises(BadInput) as e: func(*args, **kwargs)
+    assert '\n' not in str(e.value)
+    return str(e.value)
+
+
+# ---- NIfTI
+
+def test_voxels_that_begin_in_the_header(subject, tmp_path):
+    raw = bytearray(nib.Nifti1Image(subject.hu, subject.affine).to_bytes())
+    raw[108:112] = np.float32(0).tobytes()
+    (tmp_path / 'a.nii').write_bytes(raw)
+    (tmp_path / 'b.nii.gz').write_bytes(gzip.compress(raw))
+    for name in ('a.nii', 'b.nii.gz'): assert 'within its own header' in complaint(read_volume, tmp_path / name)
+
+
+def test_more_than_the_header_announces(subject, tmp_path):
+    "A gigabyte of zeros behind the voxels is not unpacked, and said; several parts of one gzip file are one file"
+    raw = nib.Nifti1Image(subject.hu, subject.affine).to_bytes()
+    out = io.BytesIO()
+    with gzip.GzipFile(fileobj=out, mode='wb', compresslevel=1) as f:
+        f.write(raw)
+        for _ in range(64): f.write(bytes(2**24))
+    (tmp_path / 'bomb.nii.gz').write_bytes(out.getvalue())
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); from liverseg.volume import read_volume; print([n.code for n in read_volume({str(tmp_path / 'bomb.nii.gz')!r}).notes])"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'))
+    assert "'longer'" in done.stdout, done.stderr
+    (tmp_path / 'parts.nii.gz').write_bytes(gzip.compress(raw[:1000]) + gzip.compress(raw[1000:]))
+    vol = read_volume(tmp_path / 'parts.nii.gz')
+    assert (vol.data == subject.hu).all() and not vol.notes
+    (tmp_path / 'cut.nii.gz').write_bytes(gzip.compress(raw)[:-40])
+    assert 'damaged' in complaint(read_volume, tmp_path / 'cut.nii.gz')
+    spoiled = bytearray(gzip.compress(raw)); spoiled[-6] ^= 1
+    (tmp_path / 'crc.nii.gz').write_bytes(spoiled)
+    assert 'damaged' in complaint(read_volume, tmp_path / 'crc.nii.gz')
+
+
+@pytest.mark.parametrize('shift, scale, good', [(.001, 1, True), (0, 1.0001, True), (0, 1.02, False), (3, 1, False)])
+def test_the_farthest_corner_counts(subject, shift, scale, good):
+    affine = subject.affine @ np.diag([scale]*3 + [1])
+    affine[:3, 3] += shift # mm; a voxel has 10
+    scan, mask = (Volume(subject.hu, a, None, None, name) for a, name in ((subject.affine, 'scan'), (affine, 'mask')))
+    if good: check_same_grid(scan, mask)
+    else: assert 'resample it' in complaint(check_same_grid, scan, mask)
+
+
+# ---- DICOM
+
+SPOILED = { # tags that do not fit the pixels or the other slices, and what is said
+    'one slice inverted': (dict(PhotometricInterpretation=lambda k: 'MONOCHROME1' if k == 3 else 'MONOCHROME2'), 'MONOCHROME1'),
+    'the wrong bits': (dict(BitsStored=12, HighBit=15), 'the highest is number 15'),
+    'too few columns': (dict(Columns=30), 'bytes more than'),
+    'inverted HU': (dict(RescaleSlope='-1'), 'make no HU'),
+    'one slice without an intercept': (dict(RescaleIntercept=lambda k: None if k == 2 else '0'), 'as other files of its series do'),
+}
+
+
+@pytest.mark.parametrize('name', SPOILED)
+def test_dicom_is_not_taken_at_its_word(name, subject, tmp_path):
+    pytest.importorskip('pydicom')
+    from liverseg.dicom import write_series
+    changes, said = SPOILED[name]
+    write_series(subject.hu, subject.affine, tmp_path / 's', **changes)
+    what = complaint(read_volume, tmp_path / 's')
+    assert said in what and str(tmp_path / 's/image_') in what
+
+
+def test_one_dicom_file_is_a_scan(subject, tmp_path):
+    pytest.importorskip('pydicom')
+    from liverseg.dicom import write_series
+    file = write_series(subject.hu, subject.affine, tmp_path / 's')[4]
+    assert read_volume(file).data.shape == (32, 32, 1) and [c.image for c in find_cases(file)] == [file]
+
+
+def test_copies_among_many_phases(subject, tmp_path):
+    "Twenty times the same place: copies are found without comparing each with each"
+    pytest.importorskip('pydicom')
+    from liverseg.dicom import read_series, write_series
+    for k in range(20): write_series(subject.hu[..., :2] + (k // 2), subject.affine, tmp_path / f's/{k}', AcquisitionNumber=k // 2, SeriesInstanceUID='1.2.3')
+    series = read_series(tmp_path / 's')
+    assert series.data.shape[2] == 2 and any('20 of 40 slices are copies' in text for _, text in series.notes)
+
+
+# ---- folders and archives
+
+def test_links_that_lead_back(subject, tmp_path):
+    write_subject(subject, tmp_path / 'train/nii', 'a')
+    for k in range(6): (tmp_path / f'link{k}').symlink_to('.')
+    assert [c.subject for c in find_cases(tmp_path)] == ['a']
+
+
+def test_archives_within_archives(tmp_path):
+    inner = b'nothing'
+    for level in range(6):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
+            for k in range(8): z.writestr(f'{k}.zip' if level else f'{k}.txt', inner)
+        inner = out.getvalue()
+    (tmp_path / 'a.zip').write_bytes(inner)
+    assert 'archives within archives' in complaint(read_volume, tmp_path / 'a.zip')
+
+
+def test_an_archive_that_swells(tmp_path):
+    from liverseg.download import unpack
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a/zeros', bytes(2*10**8))
+    assert 'times as much' in complaint(unpack, tmp_path / 'a.zip', tmp_path / 'out')
+    assert not any((tmp_path / 'out').rglob('*'))
+
+
+# ---- slices and their table
+
+def slices(folder, image=None, **row):
+    "A folder for import_slices with one slice"
+    for kind in ('images', 'masks'):
+        (folder / kind).mkdir(parents=True)
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(folder / kind / '0.png')
+    if image: image(folder / 'images/0.png')
+    pd.DataFrame([dict(file='0.png', subject='a', z='0', split='train') | row]).to_csv(folder / 'manifest.csv', index=False)
+    return folder
+
+
+def palette(path): Image.fromarray(np.eye(8, dtype=np.uint8)).convert('P').save(path)
+def gif(path): Image.fromarray(np.eye(8, dtype=np.uint8)).save(path, 'GIF')
+def fifo(path): path.unlink(); os.mkfifo(path)
+def vast(path): Image.new('1', (20000, 20000)).save(path)
+
+
+@pytest.mark.parametrize('image, row, said', [
+    (palette, {}, 'is not an 8-bit grey picture'), (gif, {}, 'cannot be read as PNG'), (fifo, {}, 'there is no such file'), (vast, {}, '0.png'),
+    (None, dict(subject='a\0b'), 'unprintable'), (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
+def test_slices_that_are_none(image, row, said, tmp_path):
+    assert said in complaint(import_slices, slices(tmp_path / 's', image, **row), tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('change, said', [(dict(dx='0'), 'no length in mm'), (dict(dz='-2'), 'no length in mm'), (dict(dy='inf'), 'no length in mm'), (dict(z='1e30'), 'no z'), (None, 'same subject and z')])
+def test_numbers_of_a_manifest(change, said, tmp_path):
+    import_slices(slices(tmp_path / 's'), tmp_path / 'png')
+    table = pd.read_csv(tmp_path / 'png/manifest.csv', dtype=str, keep_default_na=False)
+    table = pd.concat([table, table.assign(z='0.0')]) if change is None else table.assign(**change)
+    table.to_csv(tmp_path / 'png/manifest.csv', index=False)
+    assert said in complaint(read_manifest, tmp_path / 'png')
+
+
+# ---- names
+
+def test_a_name_that_no_table_can_hold(subject, tmp_path):
+    image, _ = write_subject(subject, tmp_path / 'test/nii', 'a')
+    os.rename(image, os.fsencode(tmp_path) + b'/test/nii/a\xff_orig.nii.gz')
+    done = run('convert', tmp_path, tmp_path / 'out', ok=1)
+    assert r'a\udcff' in done.stderr and 'rename it' in done.stderr and not (tmp_path / 'out').exists()
+    (tmp_path / 'in').mkdir()
+    write_subject(subject, tmp_path / 'in', 'b\x1b[2J')
+    done = run('predict', tmp_path / 'in', tmp_path / 'masks', ok=1)
+    assert r'\x1b' in done.stderr and '\x1b' not in done.stderr and not (tmp_path / 'masks').exists()
+
+
+# ---- what is cut off
+
+def test_a_damaged_checkpoint(png, tmp_path):
+    "Said, set aside, and the training begins anew and ends as if nothing had been"
+    how = ['--size', '64', '--epochs', '3', '--arch', 'resnet18', '--no-pretrained', '--save', 'average', '--device', 'cpu']
+    run('train', png, tmp_path / 'whole', *how, ok=0)
+    done = subprocess.Popen([*LIVERSEG, 'train', str(png), str(tmp_path / 'model'), *how], stdout=subprocess.PIPE, text=True)
+    for line in done.stdout:
+        if line.startswith('epoch 1 '): break
+    os.kill(done.pid, signal.SIGKILL)
+    done.wait()
+    checkpoint = tmp_path / '.model.partial/.done/checkpoint.pth'
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    again = run('train', png, tmp_path / 'model', *how, ok=0)
+    assert 'set aside as damaged.pth' in again.stdout and 'epoch 1 of 3' in again.stdout
+    assert (tmp_path / 'model/model.safetensors').read_bytes() == (tmp_path / 'whole/model.safetensors').read_bytes()
+
+
+def _killed(item):
+    if item == 1: os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_a_worker_that_the_system_stopped():
+    assert 'fewer --workers' in complaint(list, each(_killed, [0, 1, 2, 3], 2))
+
+
+def test_weights_that_are_no_numbers(model, tmp_path):
+    import shutil
+    import torch
+    from liverseg.train import load_model, save_model
+    net, meta = load_model(model)
+    next(iter(net.parameters())).data[0] = torch.nan
+    save_model(net, meta, shutil.copytree(model, tmp_path / 'm'))
+    assert 'are no numbers' in complaint(load_model, tmp_path / 'm')
+
+
+@pytest.mark.parametrize('change', [dict(subjects=None), dict(subjects=['a']), dict(sha256=None), dict(mean=[10**400, 0, 0]), dict(arch=[]), dict(arch={})])
+def test_descriptions_of_any_shape(change, model, tmp_path):
+    from liverseg.train import read_meta
+    (tmp_path / 'model.json').write_text(json.dumps(json.loads((model / 'model.json').read_text()) | change))
+    assert f'has {next(iter(change))}' in complaint(read_meta, tmp_path)
+    (tmp_path / 'model.json').write_text('['*100_000)
+    assert 'is not JSON' in complaint(read_meta, tmp_path)
+
+
+def test_what_nobody_foresaw(tmp_path):
+    "One sentence, exit status 70 and the traceback in a file; at once with LIVERSEG_DEBUG=1"
+    code = "import sys, liverseg.cli as c\n@c.main.command()\ndef boom(): raise ZeroDivisionError('over')\nsys.argv = ['liverseg', 'boom']; c.main()"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, TMPDIR=str(tmp_path)))
+    assert done.returncode == 70 and done.stderr.count('\n') == 1 and 'ZeroDivisionError: over' in done.stderr
+    log, = tmp_path.glob('liverseg-*.log')
+    assert str(log) in done.stderr and 'Traceback' in log.read_text()
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, LIVERSEG_DEBUG='1'))
+    assert 'Traceback' in done.stderr and done.returncode == 1
