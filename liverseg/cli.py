@@ -7,7 +7,7 @@ __all__ = ['DEMO', 'DEMO_PATHS', 'DEMO_MARK', 'main', 'download', 'check', 'conv
            'predict', 'export', 'demo']
 
 # %% ../nbs/09_cli.ipynb #428590a1
-import json, math, os, shutil, traceback
+import json, math, os, shutil, sys, traceback
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 
@@ -19,6 +19,10 @@ from . import __version__
 class _Group(click.Group):
     "Lists subcommands in the order of the work and turns `BadInput` into sentences and exit status 1"
     def list_commands(self, ctx): return list(self.commands)
+    def main(self, *args, **kwargs):
+        for stream in (sys.stdout, sys.stderr): # a terminal that knows no … or no ×
+            if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
+        return super().main(*args, **kwargs)
     def invoke(self, ctx):
         from liverseg.volume import BadInput
         try: return super().invoke(ctx)

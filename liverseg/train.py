@@ -521,8 +521,7 @@ def train(
 ) -> dict: # the description in model.json
     "Train a model on converted slices, going on where an equal run was stopped; raises `BadInput`, and then leaves nothing"
     say = say if not rank_distrib() else lambda s: None
-    if model == SHIPPED: raise BadInput(f'{model}: is the name of the network that ships; give another one, or ./{model}')
-    check_target(model, MODEL_FILES, 'model.json')
+    _check_place(model)
     what, remark = read_form(data)
     r = recipe_from(kwargs.pop('start', None), what, **kwargs)
     table = training_table(data, r.valid, r.split, r.seed)
@@ -538,6 +537,11 @@ def train(
 train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own __init__ has no source
 
 # %% ../nbs/05_train.ipynb #2e24a694
+def _check_place(model):
+    "Complain if no model must be written there"
+    if model == SHIPPED: raise BadInput(f'{model}: is the name of the network that ships; give another one, or ./{model}')
+    check_target(model, MODEL_FILES, 'model.json')
+
 def _origin(r, data, form, table, device):
     "All that decides what comes out: a run that was stopped is taken up only if it is the same"
     libraries = dict(version=__version__, torch=torch.__version__)

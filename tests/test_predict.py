@@ -211,6 +211,19 @@ def test_a_scan_in_anothers_place(cohort, model, tmp_path):
     assert told()['voxels'] != first['voxels']
 
 
+def test_endings_of_all_kinds(cohort, model, tmp_path):
+    "Capitals and pairs are scans too; what looks like a scan and is none of ours is counted, the rest is named"
+    whole = nib.load(image(cohort, 'test'))
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in/B.NII.GZ').write_bytes(image(cohort, 'test').read_bytes())
+    nib.save(nib.Nifti1Pair(np.asarray(whole.dataobj), whole.affine), tmp_path / 'in/c.img')
+    (tmp_path / 'in/d.nrrd').write_text('NRRD0004')
+    (tmp_path / 'in/notes.txt').write_text('mine')
+    done = run('predict', tmp_path / 'in', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=1)
+    assert '3 scan(s), 1 failed' in done.stdout and 'd.nrrd: is no NIfTI' in done.stderr and 'notes.txt' in done.stderr
+    assert (np.asarray(nib.load(tmp_path / 'out/B.nii.gz').dataobj) == np.asarray(nib.load(tmp_path / 'out/c.nii.gz').dataobj)).all()
+
+
 def test_a_folder_of_patients_as_dicom(cohort, model, tmp_path):
     pytest.importorskip('pydicom')
     from liverseg.dicom import write_series
