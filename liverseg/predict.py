@@ -255,6 +255,15 @@ def _write(found, out, told):
     atomic_write(files['preview'], found.preview()._repr_png_())
     atomic_write(files['result'], (json.dumps(told, indent=1) + '\n').encode())
 
+# %% ../nbs/08_predict.ipynb #e5761786
+def _made_from(scan, segmenter, how):
+    "What decides a result, as 16 hex digits: the scan's files by name, size and time, the model and its description, all options, our version"
+    scan = Path(scan)
+    files = sorted(p for p in scan.rglob('*') if p.is_file()) if scan.is_dir() else [scan]
+    facts = [(str(p.relative_to(scan.parent)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    decides = [facts, segmenter.name, segmenter.meta, {k: v for k, v in how.items() if k != 'bs'}, __version__]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
 # %% ../nbs/08_predict.ipynb #017d9ed2
 def predict(
     scan, # a NIfTI file, or a folder with a DICOM series
@@ -323,15 +332,6 @@ def _results(out):
 def _why(scan, e):
     "Why a scan could not be segmented, whatever it was: memory of the card, a full disk; the next scan has its turn"
     return str(e) if isinstance(e, BadInput) else f'{scan}: could not be segmented ({type(e).__name__}: {_first_line(e)}); look at the memory and the free space, or leave it out'
-
-# %% ../nbs/08_predict.ipynb #e5761786
-def _made_from(scan, segmenter, how):
-    "What decides a result, as 16 hex digits: the scan's files by name, size and time, the model and its description, all options, our version"
-    scan = Path(scan)
-    files = sorted(p for p in scan.rglob('*') if p.is_file()) if scan.is_dir() else [scan]
-    facts = [(str(p.relative_to(scan.parent)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    decides = [facts, segmenter.name, segmenter.meta, {k: v for k, v in how.items() if k != 'bs'}, __version__]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 # %% ../nbs/08_predict.ipynb #2fe46680
 def predict_folder(
