@@ -364,9 +364,10 @@ def _check(slices):
 # %% ../nbs/01b_dicom.ipynb #dff782b1
 def _left_over(ds):
     "Bytes of pixels beyond what rows, columns and bits ask for; 0 where they are compressed or cannot be told"
-    try: need = ds.Rows*ds.Columns*ds.get('SamplesPerPixel', 1)*int(ds.get('NumberOfFrames') or 1)*ds.BitsAllocated//8
-    except Exception: return 0
-    return 0 if ds.file_meta.TransferSyntaxUID.is_compressed or 'PixelData' not in ds else len(ds.PixelData) - need
+    try:
+        need = ds.Rows*ds.Columns*ds.get('SamplesPerPixel', 1)*int(ds.get('NumberOfFrames') or 1)*ds.BitsAllocated//8
+        return 0 if ds.file_meta.TransferSyntaxUID.is_compressed or 'PixelData' not in ds else len(ds.PixelData) - need
+    except Exception: return 0 # of a damaged file, about which pydicom will have more to say
 
 def _stored(path):
     "The stored pixels of a file (frame, row, column)"
