@@ -246,6 +246,27 @@ def test_a_folder_of_patients_as_dicom(cohort, model, tmp_path):
     assert 'in two forms' in run('predict', tmp_path / 'ward', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=1).stderr
 
 
+class Sided(torch.nn.Module):
+    "Sees what is bright on the left of the picture alone, where the patient's right is"
+    def forward(self, x):
+        here = torch.zeros_like(x[:, 0]); here[..., :x.shape[3]//2] = 1
+        return torch.stack([here*0, (here*(x[:, 0] + 9) - 9)*50], 1)
+
+
+@pytest.mark.parametrize('turn, told', [(1, False), (-1, True)])
+def test_a_mirrored_scan_is_noticed(turn, told):
+    "Where the network finds more with left and right exchanged, that is said; one that was trained with mirrored pictures is not asked"
+    from liverseg.predict import Segmenter
+    from liverseg.train import describe
+    from liverseg.volume import as_volume
+    img = trunk([((250, 170, 150), 60), ((100, 170, 150), 20)])
+    vol = as_volume(nib.Nifti1Image(np.asarray(img.dataobj)[::turn], img.affine), 's.nii')
+    meta = dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3)
+    said = [w for w in Segmenter(Sided(), meta).segment(vol).result()['warnings'] if 'left and right exchanged' in w]
+    assert bool(said) == told
+    assert Segmenter(Sided(), dict(meta, flip=True)).segment(vol).how['mirrored'] is None
+
+
 class Bright(torch.nn.Module):
     "Takes what is bright for liver, and keeps what it was shown"
     def __init__(self):
@@ -281,7 +302,7 @@ def test_short_cuts_find_the_same(balls, size, tmp_path):
     nib.save(trunk(balls), tmp_path / 's.nii')
     found, seen = {}, {}
     for thorough in (False, True):
-        seg = Segmenter(Bright(), dict(describe('resnet18', size), mean=[.7]*3, std=[.1]*3))
+        seg = Segmenter(Bright(), dict(describe('resnet18', size), mean=[.7]*3, std=[.1]*3, flip=True))
         found[thorough] = seg.segment(tmp_path / 's.nii', thorough=thorough, maps=True)
         seen[thorough] = seg.net.seen
     assert (found[False].mask == found[True].mask).all() and found[True].mask.any() == bool(balls)
@@ -293,7 +314,7 @@ def test_no_slice_is_skipped_where_the_spacing_is_unknown(tmp_path):
     from liverseg.predict import Segmenter
     from liverseg.train import describe
     nib.save(nib.Nifti1Image(np.asarray(trunk([]).dataobj), np.eye(4)), tmp_path / 's.nii')
-    seg = Segmenter(Bright(), dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3))
+    seg = Segmenter(Bright(), dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3, flip=True))
     assert seg.segment(tmp_path / 's.nii').how['slices_looked_at'] == 150
 
 
@@ -302,6 +323,6 @@ def test_networks_that_see_all_at_once_are_shown_all(more, cut, tmp_path):
     from liverseg.predict import Segmenter
     from liverseg.train import describe
     nib.save(trunk([((150, 160, 150), 60)]), tmp_path / 's.nii')
-    seg = Segmenter(Bright(), dict(describe('resnet18', 256), mean=[.7]*3, std=[.1]*3) | more)
+    seg = Segmenter(Bright(), dict(describe('resnet18', 256), mean=[.7]*3, std=[.1]*3, flip=True) | more)
     found = seg.segment(tmp_path / 's.nii')
     assert (seg.net.seen == found.how['slices_looked_at']*256**2) is not cut and found.how['slices_looked_at'] < 150
