@@ -86,7 +86,7 @@ def measured(model, args):
 def folds(args):
     "Two halves of all training patients, those with liver and those without apart"
     table = pd.read_csv(slices(args) / 'manifest.csv', dtype=str, keep_default_na=False).query('split == "train"')
-    table = table[(table['subject'] != 'msd_10001') & ~table['subject'].str.match('made|shapes')] # the first goes with its patient, 10001; the others are in both
+    table = table[table['subject'] != 'msd_10001'] # goes with its patient, 10001
     seen = table.assign(liver=table['liver_px'] != '0').groupby('subject')['liver'].any()
     halves = [[], []]
     for kind in (False, True):
