@@ -39,7 +39,7 @@ def _unforeseen(e):
     with NamedTemporaryFile('w', prefix='liverseg-', suffix='.log', delete=False, encoding='utf-8', errors='backslashreplace') as log: traceback.print_exception(e, file=log)
     from liverseg.volume import printable
     what = printable(' '.join(str(e).split())[:200])
-    return f'stopped by something that nobody foresaw ({type(e).__name__}: {what}); please report it with the command and {log.name}'.replace('\n', ' ')
+    return f'stopped by something that nobody foresaw ({type(e).__name__}: {what}); please report it with the command and {log.name}'
 
 # %% ../nbs/09_cli.ipynb #dd676582
 @click.group(cls=_Group, context_settings=dict(help_option_names=['-h', '--help'], show_default=True, max_content_width=100))

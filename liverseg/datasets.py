@@ -105,7 +105,8 @@ def _folders(src, depth, seen):
     if not src.is_dir() or src.resolve() in seen: return
     seen.add(src.resolve())
     yield src
-    for p in sorted(src.iterdir()) if depth else (): yield from _folders(p, depth - 1, seen)
+    for p in sorted(src.iterdir()) if depth else ():
+        if p.name[0] != '.': yield from _folders(p, depth - 1, seen)
 
 def _below(src, depth=8):
     "The volumes in a folder and its sub-folders"

@@ -293,7 +293,7 @@ MOST_FILES, MOST_ARCHIVES = 200_000, 200 # in a folder or archive with all that 
 def _walk(path, depth=0, left=None):
     "All files below a folder or archive, in order; loops of links and archives within archives end somewhere"
     left = dict(files=MOST_FILES, archives=MOST_ARCHIVES) if left is None else left
-    left['archives' if depth and is_dir(path) and Path(path).suffix.lower() == '.zip' else 'files'] -= 1
+    left['archives' if depth and Path(path).suffix.lower() == '.zip' else 'files'] -= 1
     if min(left.values()) < 0: raise BadInput(f'{path}: comes after {MOST_FILES} files or {MOST_ARCHIVES} archives within archives; give the folder with one series')
     if not is_dir(path): yield from [Path(path)] if is_file(path) else []; return
     if depth > 16: return

@@ -229,11 +229,16 @@ def _place(out, scan):
     if out.is_dir() or out.resolve() == Path(scan).resolve(): raise BadInput(f'{out}: is {"a folder" if out.is_dir() else "the scan itself"}; give another name for the mask')
     if Path(scan).resolve() in [p.resolve() for p in beside(out).values()]: raise BadInput(f'{out}: its maps would replace the scan {scan}; give another name for the mask')
     for path in (out, *beside(out).values()):
-        if path.exists() and _told(out) is None and not _signed(path): raise BadInput(f'{path}: exists and was not written by liverseg predict; give another name for the mask')
+        if path.exists() and not _ours(path, out): raise BadInput(f'{path}: exists and was not written by liverseg predict; give another name for the mask')
 
 # %% ../nbs/08_predict.ipynb #733ee42b
+def _ours(path, out):
+    "Did we write this? A NIfTI file says so itself, a result by what is in it, a preview by the result or the mask beside it"
+    if path.name.endswith(('.nii', '.nii.gz')): return _signed(path)
+    return _told(out) is not None or path.suffix == '.png' and _signed(out)
+
 def _signed(path):
-    "Does a NIfTI file's header say that it is ours, as after a run that was killed before it wrote its result?"
+    "Does a NIfTI file's header say that it is ours? Another program's, or one that was edited and saved, does not"
     try: return nib.load(path).header['descrip'].item().startswith(b'liverseg ')
     except Exception: return False # nibabel raises nearly anything
 
@@ -259,9 +264,10 @@ def _write(found, out, told):
 def _made_from(scan, segmenter, how):
     "What decides a result, as 16 hex digits: the scan's files by name, size and time, the model and its description, all options, our version"
     scan = Path(scan)
-    files = sorted(p for p in scan.rglob('*') if p.is_file()) if scan.is_dir() else [scan]
-    facts = [(str(p.relative_to(scan.parent)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    decides = [facts, segmenter.name, segmenter.meta, {k: v for k, v in how.items() if k != 'bs'}, __version__]
+    home = next(p for p in (scan, *scan.parents) if p.exists()) # the archive, where the path leads into one
+    files = sorted(p for p in (home.rglob('*') if home.is_dir() else (home, home.with_suffix('.img'))) if p.is_file()) # a .hdr has its voxels in .img
+    facts = [(str(p.relative_to(home.parent)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    decides = [scan.name, facts, segmenter.name, segmenter.meta, {k: v for k, v in how.items() if k != 'bs'}, __version__]
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 # %% ../nbs/08_predict.ipynb #017d9ed2

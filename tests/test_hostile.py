@@ -119,6 +119,13 @@ def test_links_that_lead_back(subject, tmp_path):
     assert [c.subject for c in find_cases(tmp_path)] == ['a']
 
 
+def test_what_is_hidden_stays_hidden(subject, tmp_path):
+    for name in ('.trash', 'scans'):
+        image, mask = write_subject(subject, tmp_path / name, 'x')
+        image.rename(image.with_name(f'volume-{len(name)}.nii.gz')), mask.rename(mask.with_name(f'segmentation-{len(name)}.nii.gz'))
+    assert [c.subject for c in find_cases(tmp_path)] == ['lits_5']
+
+
 def test_archives_within_archives(tmp_path):
     inner = b'nothing'
     for level in range(6):

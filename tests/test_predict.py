@@ -211,6 +211,33 @@ def test_a_scan_in_anothers_place(cohort, model, tmp_path):
     assert told()['voxels'] != first['voxels']
 
 
+def test_a_mask_that_was_edited_stays(cohort, model, tmp_path):
+    "Ours until somebody edits and saves it, whatever lies beside it and whatever is asked for"
+    scans, mask = tmp_path / 'in', tmp_path / 'out/a.nii.gz'
+    scans.mkdir()
+    (scans / 'a.nii.gz').write_bytes(image(cohort, 'test').read_bytes())
+    run('predict', scans, tmp_path / 'out', '--model', model, '--device', 'cpu', ok=0)
+    nib.save(nib.Nifti1Image(np.ones(nib.load(mask).shape, np.uint8), nib.load(mask).affine), mask)
+    done = run('predict', scans, tmp_path / 'out', '--model', model, '--device', 'cpu', '--overwrite', ok=1)
+    assert 'a.nii.gz: exists and was not written' in done.stderr and nib.load(mask).get_fdata().all()
+    mask.unlink() # and without it, what lies beside it is still ours
+    run('predict', scans, tmp_path / 'out', '--model', model, '--device', 'cpu', ok=0)
+
+
+def test_what_a_result_was_made_from(tmp_path):
+    "The voxels of a pair, the archive that a path leads into, and options; not the number of slices at once"
+    from types import SimpleNamespace
+    from liverseg.predict import _made_from
+    seg = SimpleNamespace(name='a', meta={})
+    for name in ('s.hdr', 's.img', 's.zip'): (tmp_path / name).write_bytes(b'1')
+    first = {name: _made_from(tmp_path / name, seg, {}) for name in ('s.hdr', 's.zip', 's.zip/inner/1')}
+    assert len(set(first.values())) == 3
+    for name in ('s.img', 's.zip'): (tmp_path / name).write_bytes(b'22')
+    assert not any(_made_from(tmp_path / name, seg, {}) == mark for name, mark in first.items())
+    now = _made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=1))
+    assert now == _made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=4)) != _made_from(tmp_path / 's.hdr', seg, dict(tta='flip', bs=4))
+
+
 def test_endings_of_all_kinds(cohort, model, tmp_path):
     "Capitals and pairs are scans too; what looks like a scan and is none of ours is counted, the rest is named"
     whole = nib.load(image(cohort, 'test'))
@@ -314,7 +341,7 @@ def test_no_slice_is_skipped_where_the_spacing_is_unknown(tmp_path):
     from liverseg.predict import Segmenter
     from liverseg.train import describe
     nib.save(nib.Nifti1Image(np.asarray(trunk([]).dataobj), np.eye(4)), tmp_path / 's.nii')
-    seg = Segmenter(Bright(), dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3, flip=True))
+    seg = Segmenter(Bright(), dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3))
     assert seg.segment(tmp_path / 's.nii').how['slices_looked_at'] == 150
 
 
