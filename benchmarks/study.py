@@ -48,7 +48,7 @@ def run(name, recipe, seed, which, args):
     data = pair(which['train'], which['windows'], args.real, args.work) if which else joint(args.real, args.work)
     model = args.work / 'models' / name
     shutil.rmtree(model, ignore_errors=True)
-    with Clock() as clock: meta = train(data, model, 'cpu', seed=seed, **recipe, say=lambda s: print('   ', s, flush=True))
+    with Clock() as clock: meta = train(data, model, 'cpu', seed=seed, save='best', **recipe, say=lambda s: print('   ', s, flush=True))
     net, meta = load_model(model)
     table = training_table(data, recipe.get('valid', .2), recipe.get('split', 'subject'), seed)
     sets = dict(valid=table[table['is_valid']], test=read_manifest(data, ['test']))

@@ -207,7 +207,7 @@ _SEEN = (
     click.option('--augment', type=click.Choice(['none', 'mild', 'wide', 'spots', 'scanner', 'full']), default='mild',
                  help='How training pictures are turned, zoomed, lit; spots: tumours are made up, scanner: other scanners are, full: both.'),
     click.option('--flip/--no-flip', default=False, help='Mirror every second training picture, so that --tta may mirror, too.'),
-    click.option('--save', type=click.Choice(['best', 'last', 'average']), default='best', help='Which weights: of the epoch with the best case Dice, of the last, or a moving average.'))
+    click.option('--save', type=click.Choice(['average', 'best', 'last']), default='average', help='Which weights: a moving average, those of the epoch with the best case Dice, or of the last.'))
 
 # %% ../nbs/09_cli.ipynb #d84e0655
 _MADE = (
@@ -217,7 +217,7 @@ _MADE = (
     click.option('--pretrained/--no-pretrained', default=True, help="Start the encoder from ImageNet weights."),
     click.option('--weights', metavar='FILE', help="A file with those weights, if torchvision's cache lacks them and there is no network."),
     click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's; with resnet34 that costs four times as much as ours."),
-    click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='dice_ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both together, or others for rare classes.'),
+    click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both together, or others for rare classes.'),
     click.option('--lr', type=click.FloatRange(0, min_open=True), default=1e-3, help='Highest learning rate of the one-cycle schedule.'),
     click.option('--precision', type=click.Choice(['auto', 'fp32', 'bf16', 'fp16']), default='auto', help='Of the numbers inside the network; auto takes the fastest that the device has units for.'),
     click.option('--seed', type=click.IntRange(0), default=42, help='Of everything that is drawn at random.'),

@@ -58,7 +58,7 @@ LOSSES = dict(ce='every pixel counts alike, as in the reference', wce='both clas
               dice_ce='overlap and pixels', focal='pixels that are wrong count more', tversky='a missed pixel counts more than a false one')
 
 def liver_loss(
-    name: str = 'dice_ce', # one of LOSSES
+    name: str = 'ce', # one of LOSSES
     weight=(1., 1.), # of background and liver, for 'wce'; class_weights computes them
 ):
     "A loss for scores (n, 2, h, w) and labels (n, h, w)"

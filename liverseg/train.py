@@ -356,12 +356,12 @@ class Recipe:
     weights: str|None = None # a file with them
     start: str|None = None # a model folder, or 'liver', to start from instead; it decides arch, decoder and size
     decoder: str = 'light' # or 'fastai', 'reference'
-    loss: str = 'dice_ce' # a name in LOSSES
+    loss: str = 'ce' # a name in LOSSES
     liver_share: float|None = None # of slices with liver in a batch, 0…1; as they come if not given
     augment: str = 'mild' # a name in liverseg.data.AUGMENT, or 'none'
     flip: bool = False # mirror training pictures
     lr: float = 1e-3 # highest learning rate
-    save: str = 'best' # weights: of the 'best' epoch, of the 'last', or a moving 'average'
+    save: str = 'average' # which weights: a moving 'average', those of the 'best' epoch, or of the 'last'
     precision: str = 'auto' # or 'fp32', 'bf16', 'fp16'
     seed: int = 42 # of everything that is drawn at random
 
@@ -402,7 +402,7 @@ class MovingAverage(Callback):
 class Keeper(Callback):
     "Seeds each epoch, logs it, puts aside what is needed to go on, and the weights to keep"
     order = 60 # after the recorder
-    def __init__(self, folder, epochs, seed=42, say=print, save='best'):
+    def __init__(self, folder, epochs, seed=42, say=print, save='average'):
         self.folder, self.epochs, self.seed, self.say, self.save = Path(folder), epochs, seed, say, save
         self.done, self.rows, self.kept, self.smooth, self.average = 0, [], None, None, None
     def before_epoch(self):
