@@ -18,7 +18,7 @@ import pandas as pd
 
 from .convert import form_options
 from .metrics import EMPTY, TOLERANCE, distances, overlap
-from .volume import BadInput
+from .volume import BadInput, as_cell
 from .work import check_target, track, whole_folder
 
 # %% ../nbs/07_evaluate.ipynb #529ee3c2
@@ -289,8 +289,8 @@ def write_report(
     "Write a report's files beside its place, then put them there; in the tables infinite is `inf` and undefined empty"
     from liverseg.report import report_page
     with whole_folder(report, REPORT_FILES, 'summary.json') as part:
-        cases.to_csv(part/'cases.csv', index=False, float_format='%.6f', lineterminator='\n')
-        slices.to_csv(part/'slices.csv', index=False, float_format='%.6f', lineterminator='\n')
+        for table, name in ((cases, 'cases.csv'), (slices, 'slices.csv')):
+            table.map(as_cell).to_csv(part/name, index=False, float_format='%.6f', lineterminator='\n')
         (part/'summary.json').write_text(json.dumps(dict(summary, rows=json.loads(cases.to_json(orient='records'))), indent=1) + '\n')
         if fig: fig.savefig(part/'cases.png', dpi=80, metadata={'Software': None}); plt.close(fig)
         picture = (part/'cases.png').read_bytes() if fig else None

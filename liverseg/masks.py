@@ -18,7 +18,7 @@ from .datasets import liver_mask, spacing_known
 from .evaluate import MEASURES, REPORT_FILES, case_table, outline, show_slices, slice_row, spread, summarise, write_report
 from .metrics import TOLERANCE, distances
 from .report import compared_section, with_section
-from .volume import BadInput, atomic_write, check_same_grid, read_volume, to_slices
+from .volume import BadInput, as_cell, atomic_write, check_same_grid, from_cell, read_volume, to_slices
 from .work import check_target, each
 
 # %% ../nbs/07b_masks.ipynb #985b2025
@@ -116,7 +116,7 @@ def read_cases(
     "The cases of a report; raises `BadInput`"
     path = Path(report)/'cases.csv'
     if not path.is_file(): raise BadInput(f'{path}: there is no such file; give the folder of a report that liverseg evaluate wrote')
-    try: table = pd.read_csv(path, dtype=dict(subject=str)).set_index('subject')
+    try: table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index('subject').apply(pd.to_numeric).rename(from_cell)
     except (ValueError, KeyError, UnicodeDecodeError): raise BadInput(f'{path}: is no table of cases; make the report again with liverseg evaluate')
     if 'dice' not in table: raise BadInput(f'{path}: has no column dice; make the report again with liverseg evaluate')
     return table
@@ -131,6 +131,7 @@ def add_comparison(
     if (page := Path(report)/'report.html').is_file(): # older reports have none
         atomic_write(page, with_section(page.read_text(encoding='utf-8'), compared_section(Path(against).name, table, found)).encode())
     found = dict(report=Path(report).name, against=Path(against).name, measures=found)
-    atomic_write(Path(report)/'against.csv', table.to_csv(index=False, float_format='%.6f', lineterminator='\n').encode())
+    rows = table.map(as_cell).to_csv(index=False, float_format='%.6f', lineterminator='\n')
+    atomic_write(Path(report)/'against.csv', rows.encode())
     atomic_write(Path(report)/'against.json', (json.dumps(found, indent=1) + '\n').encode())
     return found

@@ -28,7 +28,7 @@ from .report import Picture
 from .models import open_model
 from .trust import OwnDice, expected_dice, triage_page, triage_path, worst_first
 from .tta import VIEWS, slice_maps, slice_probs, tta_remark
-from .volume import BadInput, Note, Volume, _first_line, atomic_write, from_slices, is_dicom, is_dicom_file, printable, read_volume, to_slices, volume_ml, window, write_map, write_mask
+from .volume import BadInput, Note, Volume, _first_line, as_cell, atomic_write, from_slices, is_dicom, is_dicom_file, printable, read_volume, to_slices, volume_ml, window, write_map, write_mask
 from .work import track
 
 # %% ../nbs/08_predict.ipynb #d01047ba
@@ -373,7 +373,7 @@ def _table(rows, out):
     for name, between in dict(touches=' ', warnings='; ').items():
         table[name] = [between.join(v) if isinstance(v, list) else '' for v in table[name]]
     table = worst_first(table)
-    atomic_write(_results(out), table.to_csv(index=False, lineterminator='\n').encode())
+    atomic_write(_results(out), table.map(as_cell).to_csv(index=False, lineterminator='\n').encode())
     pictures = ['' if isinstance(r.error, str) else f'{_stem(Path(r.scan))}.png' for r in table.itertuples()]
     atomic_write(triage_path(out), triage_page(table, pictures).encode())
     return table

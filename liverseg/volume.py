@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'ORDERS', 'AIR', 'PADDING', 'window', 'to_slices', 'from_slices', 'stored_as', 'printable', 'BadInput',
-           'open_nifti', 'in_memory_order', 'fill_outside', 'fill_padding', 'Note', 'Volume', 'as_volume',
-           'spacing_unset', 'read_volume', 'is_dicom_file', 'is_dicom', 'check_same_grid', 'atomic_write', 'write_mask',
-           'write_map', 'volume_ml']
+           'as_cell', 'from_cell', 'open_nifti', 'in_memory_order', 'fill_outside', 'fill_padding', 'Note', 'Volume',
+           'as_volume', 'spacing_unset', 'read_volume', 'is_dicom_file', 'is_dicom', 'check_same_grid', 'atomic_write',
+           'write_mask', 'write_map', 'volume_ml']
 
 # %% ../nbs/01_volume.ipynb #924b1224
-import gzip, io, itertools, logging, math, os, unicodedata, zlib
+import gzip, io, itertools, logging, math, os, re, unicodedata, zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +74,20 @@ logging.getLogger('nibabel.global').setLevel(logging.CRITICAL) # what nibabel me
 class BadInput(Exception):
     "What is wrong with something that a user gave: one sentence that names it, says what was found and what to do"
     def __init__(self, said=''): super().__init__(printable(str(said)))
+
+# %% ../nbs/01_volume.ipynb #095737d7
+def as_cell(
+    value, # of any type; only a text is changed
+): # the same, or the text with an apostrophe in front
+    "A value as a cell of a table for people: no text in it begins as a formula does"
+    return f"'{value}" if isinstance(value, str) and re.match(r"'*[=+\-@\t\r]", value) else value
+
+# %% ../nbs/01_volume.ipynb #e0168260
+def from_cell(
+    text: str, # a cell as as_cell left it
+) -> str: # what it was before
+    "The text of a cell, without the apostrophe that kept it from being a formula"
+    return text[1:] if re.match(r"'+[=+\-@\t\r]", text) else text
 
 # %% ../nbs/01_volume.ipynb #b9e6bec4
 def _from_gzip(path):

@@ -247,3 +247,79 @@ def test_what_nobody_foresaw(tmp_path):
     assert str(log) in done.stderr and 'Traceback' in log.read_text()
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, LIVERSEG_DEBUG='1'))
     assert 'Traceback' in done.stderr and done.returncode == 1
+
+
+# ---- names that a spreadsheet would run
+
+FORMULAS = ['=1+1', '-2', '@SUM(A1)', "'=3"] # the last one is not a formula, but would be taken for one of ours
+
+
+def raw(path):
+    "The cells of a table, as any reader sees them"
+    import csv
+    with path.open(newline='') as f: cells = list(csv.reader(f))
+    return cells[0], [dict(zip(cells[0], row)) for row in cells[1:]]
+
+
+def is_number(cell):
+    try: float(cell)
+    except ValueError: return False
+    return True
+
+
+def no_formula_in(path):
+    head, rows = raw(path)
+    odd = [c for row in rows for name, c in row.items() if c[:1] in tuple('=+-@\t\r') and c and (name in ('subject', 'scan', 'error') or not is_number(c))]
+    assert rows and not odd, odd
+    return [row[head[0]] for row in rows]
+
+
+def test_subjects_named_like_formulas(tmp_path):
+    "The manifest holds them as they are, so do the model and the summary; the tables for people hold texts; and these are read back"
+    from liverseg.masks import read_cases
+    for k, (name, split) in enumerate(zip(FORMULAS, ('train', 'train', 'test', 'test'))):
+        write_subject(make_subject(k, shape=(32, 32, 8)), tmp_path / f'data/{split}/nii', name)
+    run('convert', tmp_path / 'data', tmp_path / 'png', ok=0)
+    assert set(read_manifest(tmp_path / 'png')['subject']) == {row['subject'] for row in raw(tmp_path / 'png/manifest.csv')[1]} == set(FORMULAS)
+    run('train', tmp_path / 'png', tmp_path / 'model', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu', ok=0)
+    kept = json.loads((tmp_path / 'model/model.json').read_text())['subjects']
+    assert sorted(kept['train'] + kept['valid']) == sorted(FORMULAS[:2])
+    for name in ('one', 'two'): run('evaluate', tmp_path / 'png', tmp_path / name, '--model', tmp_path / 'model', '--device', 'cpu', ok=0)
+    run('evaluate', tmp_path / 'png', tmp_path / 'two', '--model', tmp_path / 'model', '--device', 'cpu', '--against', tmp_path / 'one', ok=0)
+    for table in ('cases.csv', 'slices.csv', 'against.csv'): assert set(no_formula_in(tmp_path / 'two' / table)) == {"'@SUM(A1)", "''=3"}, table
+    assert set(read_cases(tmp_path / 'two').index) == set(FORMULAS[2:]) == {row['subject'] for row in json.loads((tmp_path / 'two/summary.json').read_text())['rows']}
+
+
+def test_a_subject_called_na_is_read_back(tmp_path):
+    from liverseg.masks import read_cases
+    (tmp_path / 'cases.csv').write_text("subject,dice\nNA,0.5\n007,\n")
+    cases = read_cases(tmp_path)
+    assert list(cases.index) == ['NA', '007'] and cases['dice'].isna().tolist() == [False, True]
+
+
+def test_scans_and_masks_named_like_formulas(model, subject, tmp_path):
+    (tmp_path / 'scans').mkdir()
+    for name in FORMULAS: nib.save(nib.Nifti1Image(subject.hu, subject.affine), tmp_path / f'scans/{name}.nii.gz')
+    (tmp_path / 'scans/+broken.nii.gz').write_bytes(b'no scan')
+    done = subprocess.run([*LIVERSEG, 'predict', 'scans', 'masks', '--model', str(model), '--device', 'cpu'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+    found = no_formula_in(tmp_path / 'masks/results.csv')
+    assert sorted(found) == sorted(["'=1+1.nii.gz", "'-2.nii.gz", "'@SUM(A1).nii.gz", "''=3.nii.gz", "'+broken.nii.gz"])
+    again = subprocess.run([*LIVERSEG, 'predict', '.', '../masks', '--model', str(model), '--device', 'cpu'], cwd=tmp_path / 'scans', capture_output=True, text=True)
+    assert again.returncode == 1 and no_formula_in(tmp_path / 'masks/results.csv') == found # its error begins with the file's name
+    for path in (tmp_path / 'masks').iterdir():
+        if not path.name.endswith('.nii.gz'): path.unlink()
+    run('evaluate', '--pred', tmp_path / 'masks', '--truth', tmp_path / 'masks', tmp_path / 'report', ok=0)
+    assert len(no_formula_in(tmp_path / 'report/cases.csv')) == 4
+
+
+@pytest.mark.parametrize('name, cell', [('=1+1', "'=1+1"), ('+1', "'+1"), ('-1', "'-1"), ('@a', "'@a"), ('\t=1', "'\t=1"), ('\r=1', "'\r=1"), ("'=1", "''=1"),
+                                        ("o'hara", "o'hara"), ("'a'", "'a'"), ('a=1', 'a=1'), ('', ''), (-1.5, -1.5)])
+def test_a_text_as_a_cell_and_back(name, cell):
+    from liverseg.volume import as_cell, from_cell
+    assert as_cell(name) == cell and (not isinstance(cell, str) or from_cell(cell) == name)
+
+
+def test_a_tab_in_a_name_is_refused(subject, tmp_path):
+    write_subject(subject, tmp_path / 'test/nii', '\t=1+1')
+    assert 'rename it' in run('convert', tmp_path, tmp_path / 'out', ok=1).stderr and not (tmp_path / 'out').exists()
