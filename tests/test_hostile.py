@@ -343,3 +343,10 @@ def test_an_archive_of_zeros(tmp_path):
     tail[12:16] = len(entries).to_bytes(4, 'little')
     (tmp_path / 'a.zip').write_bytes(raw[:at] + entries + tail)
     assert 'times as much' in complaint(read_volume, tmp_path / 'a.zip')
+
+
+@pytest.mark.parametrize('archs', [5, None, [[]], {}])
+def test_a_description_that_claims_several_networks(archs):
+    "As the answer of one network: the field is made for networks that answer together, and a file's is not believed"
+    from liverseg.predict import _sees_all
+    assert _sees_all(dict(arch='efficientnet_b0', archs=archs)) == (not isinstance(archs, list)) and not _sees_all(dict(arch='resnet18', archs=archs))
