@@ -336,7 +336,7 @@ def predict(scan, out, model, spacing, post, maps, thorough, overwrite, also, tt
     from liverseg.datasets import spacing_known
     from liverseg.predict import predict, predict_folder, scans_in
     how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=[p for p in post if p != 'none'], maps=maps, thorough=thorough, say=lambda s: click.echo(s, err=True))
-    if scans_in(scan): return _tell_table(predict_folder(scan, out, [model, *also], overwrite, **how), out)
+    if scans_in(scan, out): return _tell_table(predict_folder(scan, out, [model, *also], overwrite, **how), out)
     found = predict(scan, out, [model, *also], **how)
     click.echo(f"liver volume {found.volume_ml:.1f} mL, mask in {out}" if spacing_known(found.scan) else f'liver volume unknown, since the voxel size is; mask in {out}')
 

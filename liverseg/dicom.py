@@ -7,7 +7,7 @@ __all__ = ['MOST_FILES', 'MOST_ARCHIVES', 'is_dir', 'is_file', 'ls', 'read_bytes
            'masks_on', 'series_image', 'study_of']
 
 # %% ../nbs/01b_dicom.ipynb #89d122ed
-import hashlib, io, logging, os, re, warnings, zipfile
+import hashlib, io, logging, os, re, warnings, zipfile, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,12 +27,16 @@ def _natural(name):
 
 # %% ../nbs/01b_dicom.ipynb #e6b09c7a
 _LARGEST = 2**31 # bytes of one file in an archive; what claims more is damaged or a trap
+_SWELLS = 200 # times as much as is packed, from 4 GiB on; scans shrink to a half or a tenth
 
 def _zip(source, path):
     "An archive, opened"
     try: zf = zipfile.ZipFile(source)
     except Exception as e: raise BadInput(f'{path}: is damaged or is no zip archive ({_first_line(e)}); copy or download it again')
     if zf.filelist and min(e.header_offset for e in zf.filelist): raise BadInput(f'{path}: is damaged, its end is that of an archive within it; copy or download it again')
+    whole, packed = (sum(getattr(e, size) for e in zf.filelist) for size in ('file_size', 'compress_size'))
+    if whole > max(2**32, _SWELLS*packed):
+        raise BadInput(f'{path}: unpacks to {whole/2**30:.0f} GiB, more than {_SWELLS} times as much as it is; check the archive, or unpack it first')
     return zf
 
 # %% ../nbs/01b_dicom.ipynb #5b5e2e87
@@ -190,6 +194,31 @@ def _quietly():
         with warnings.catch_warnings(): warnings.simplefilter('ignore'); yield
     finally: log.setLevel(level)
 
+# %% ../nbs/01b_dicom.ipynb #a8a00b6e
+_DEFLATED = b'1.2.840.10008.1.2.1.99' # how a file says that all but its first group is deflated
+_HEAD = 2**24 # bytes; far more than a header has
+
+def _inflated_file(f, path, pixels):
+    "A deflated DICOM file as one that is not, no longer than its header announces; any other as it is"
+    start = f.read(2**12)
+    f.seek(0)
+    if _DEFLATED not in start: return f
+    reader = _pydicom(path).filereader
+    f.seek(132)
+    reader.read_dataset(f, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    at = f.tell()
+    f.seek(0)
+    raw = f.read()
+    first, packed = raw[:at].replace(_DEFLATED, _DEFLATED[:-3] + bytes(3)), raw[at:]
+    whole = io.BytesIO(first + zlib.decompressobj(-15).decompress(packed, _HEAD))
+    if not pixels: return whole
+    need = _need(reader.dcmread(whole, stop_before_pixels=True)) + _HEAD
+    found = zlib.decompressobj(-15).decompress(packed, need + 1)
+    if len(found) > need: raise BadInput(f'{path}: unpacks to more than the pixels that its header announces; it is damaged, export it again')
+    return io.BytesIO(first + found)
+
+def _need(ds): return int(ds.Rows)*int(ds.Columns)*int(ds.get('SamplesPerPixel', 1))*int(ds.get('NumberOfFrames') or 1)*int(ds.BitsAllocated)//8 # bytes of pixels
+
 # %% ../nbs/01b_dicom.ipynb #2433c100
 def _open(path): return open(path, 'rb') if Path(path).is_file() else io.BytesIO(read_bytes(path))
 
@@ -203,7 +232,8 @@ def _dcmread(path, pixels=False):
         if bare and head[:2] not in (b'\2\0', b'\b\0', b'\0\b'): return None
         f.seek(0)
         read = _pydicom(path).dcmread
-        try: ds = read(f, force=bare, stop_before_pixels=not pixels)
+        try: ds = read(f if bare else _inflated_file(f, path, pixels), force=bare, stop_before_pixels=not pixels)
+        except BadInput: raise
         except Exception as e: ds = None if bare else _damaged(path, e)
     if bare and (ds is None or not _is_picture(ds)): return None
     return _with_syntax(ds)
@@ -365,8 +395,7 @@ def _check(slices):
 def _left_over(ds):
     "Bytes of pixels beyond what rows, columns and bits ask for; 0 where they are compressed or cannot be told"
     try:
-        need = ds.Rows*ds.Columns*ds.get('SamplesPerPixel', 1)*int(ds.get('NumberOfFrames') or 1)*ds.BitsAllocated//8
-        return 0 if ds.file_meta.TransferSyntaxUID.is_compressed or 'PixelData' not in ds else len(ds.PixelData) - need
+        return 0 if ds.file_meta.TransferSyntaxUID.is_compressed or 'PixelData' not in ds else len(ds.PixelData) - _need(ds)
     except Exception: return 0 # of a damaged file, about which pydicom will have more to say
 
 def _stored(path):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .liver import model_path
-from .train import auto_device, checked_meta, load_model
+from .train import auto_device, bounded, checked_meta, load_model
 from .tta import Together
 from .volume import BadInput, _first_line, atomic_write
 
@@ -27,6 +27,7 @@ def export_onnx(
 ) -> Path: # the file
     "Write a trained network as ONNX, for any number of slices of any size; raises `BadInput`"
     if not str(out).endswith('.onnx'): raise BadInput(f'{out}: is not named like an ONNX file; let its name end in .onnx')
+    if str(model).endswith('.onnx'): raise BadInput(f'{model}: is an ONNX file already; give a folder that `liverseg train` wrote')
     if not find_spec('onnx'): raise BadInput(f'{out}: {NO_ONNX}')
     import onnx
     net, meta = load_model(model)
@@ -81,6 +82,7 @@ def load_onnx(
     "Load a network from ONNX; raises `BadInput`"
     if not find_spec('onnxruntime'): raise BadInput(f'{path}: {NO_ONNX}')
     if not Path(path).is_file(): raise BadInput(f'{path}: there is no such file; make one with `liverseg export {path} --model MODEL`')
+    bounded(Path(path))
     try: net = OnnxNet(path)
     except Exception as e: # the runtime has a class of its own for each kind of mishap
         raise BadInput(f'{path}: cannot be read as ONNX ({type(e).__name__}); it is damaged or something else, export it again')

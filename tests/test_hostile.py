@@ -3,6 +3,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from PIL import Image
 from liverseg.convert import import_slices
 from liverseg.data import read_manifest
 from liverseg.datasets import find_cases
+from liverseg.models import open_model
 from liverseg.phantom import make_subject, write_subject
+from liverseg.train import load_model
 from liverseg.volume import BadInput, Volume, check_same_grid, read_volume
 from liverseg.work import each
 
@@ -323,3 +326,123 @@ def test_a_text_as_a_cell_and_back(name, cell):
 def test_a_tab_in_a_name_is_refused(subject, tmp_path):
     write_subject(subject, tmp_path / 'test/nii', '\t=1+1')
     assert 'rename it' in run('convert', tmp_path, tmp_path / 'out', ok=1).stderr and not (tmp_path / 'out').exists()
+
+
+# ---- results where the scan lies
+
+def test_a_mask_among_the_slices_of_its_scan(subject, model, tmp_path):
+    "It is no scan, it changes no stamp, and another program's beside it is not one either"
+    pytest.importorskip('pydicom')
+    from liverseg.dicom import write_series
+    from liverseg.predict import Segmenter, predict, scans_in
+    for name in 'st': write_series(subject.hu, subject.affine, tmp_path / name, PatientID=name)
+    how = dict(model=Segmenter.load(model, 'cpu'), say=lambda s: None)
+    first, mask = scans_in(tmp_path), tmp_path / 's/mask.nii.gz'
+    predict(tmp_path / 's', mask, maps=True, **how)
+    stamp = json.loads((tmp_path / 's/mask.json').read_text())['made_from']
+    assert scans_in(tmp_path / 's') == [] and scans_in(tmp_path) == first
+    write_subject(subject, tmp_path / 's', 'other')
+    assert scans_in(tmp_path / 's', mask) == [] and read_volume(tmp_path / 's').data.shape == subject.hu.shape
+    predict(tmp_path / 's', mask, maps=True, **how)
+    assert json.loads((tmp_path / 's/mask.json').read_text())['made_from'] == stamp
+    done = run('predict', '--model', model, tmp_path, tmp_path / 'one.nii.gz', ok=1)
+    assert 'is the name of one mask' in done.stderr and not (tmp_path / 'one.nii.gz').exists()
+
+
+# ---- what swells
+
+def limited(code, *args, gib=3):
+    "Run Python with so much address space and no more"
+    held = f'import resource; resource.setrlimit(resource.RLIMIT_AS, ({gib}*2**30,)*2)\n'
+    return subprocess.run([sys.executable, '-c', held + code, *map(str, args)], capture_output=True, text=True)
+
+
+READ = '''
+import sys
+from pathlib import Path
+from liverseg.volume import BadInput, read_volume
+try: print(read_volume(Path(sys.argv[1])).data.sum())
+except BadInput as e: print('BadInput', e)
+'''
+
+
+def deflated(file, more=0):
+    "Write a DICOM file again, deflated, with `more` MiB of zeros behind its pixels"
+    import zlib
+    from pydicom import dcmread
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+    ds = dcmread(file)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    size = len(ds.PixelData)
+    ds.save_as(file, enforce_file_format=True)
+    if not more: return
+    raw = file.read_bytes()
+    f = DicomBytesIO(raw)
+    f.seek(132)
+    from pydicom.filereader import read_dataset
+    read_dataset(f, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    at = f.tell()
+    inside = zlib.decompressobj(-15).decompress(raw[at:])
+    head = bytearray(inside[:-size])
+    head[-4:] = (size + more*2**20).to_bytes(4, 'little')
+    pack = zlib.compressobj(9, zlib.DEFLATED, -15)
+    with open(file, 'wb') as out:
+        out.write(raw[:at] + pack.compress(bytes(head) + inside[-size:]))
+        for _ in range(more): out.write(pack.compress(bytes(2**20)))
+        out.write(pack.flush())
+
+
+def test_a_deflated_file_that_swells(subject, tmp_path):
+    "Read as far as its header announces; an honest one is read"
+    pytest.importorskip('pydicom')
+    from liverseg.dicom import write_series
+    files = write_series(subject.hu, subject.affine, tmp_path / 's')
+    for file in files: deflated(file)
+    np.testing.assert_array_equal(np.sort(read_volume(tmp_path / 's').data, None), np.sort(subject.hu, None))
+    deflated(files[2], more=3500)
+    assert files[2].stat().st_size < 2**23
+    done = limited(READ, tmp_path / 's')
+    assert 'BadInput' in done.stdout and 'image_2' in done.stdout and 'unpacks to more' in done.stdout, done.stderr[-500:]
+
+
+def test_an_archive_of_zeros(tmp_path):
+    "Each member within the limit, all together far from it"
+    pack, members = zipfile.ZipFile(tmp_path / 'a.zip', 'w', zipfile.ZIP_DEFLATED), 9
+    with pack:
+        with pack.open('0', 'w') as f:
+            for _ in range(4): f.write(bytes(2**20))
+    raw = bytearray((tmp_path / 'a.zip').read_bytes())
+    at = raw.index(b'PK\1\2')
+    raw[at + 24:at + 28] = (2**31 - 1).to_bytes(4, 'little')
+    end = raw.index(b'PK\5\6')
+    entries = raw[at:end]*members
+    tail = raw[end:]
+    tail[8:10] = tail[10:12] = members.to_bytes(2, 'little')
+    tail[12:16] = len(entries).to_bytes(4, 'little')
+    (tmp_path / 'a.zip').write_bytes(raw[:at] + entries + tail)
+    assert 'times as much' in complaint(read_volume, tmp_path / 'a.zip')
+
+
+@pytest.mark.parametrize('archs', [5, None, [[]], {}])
+def test_a_description_that_claims_several_networks(archs):
+    "As the answer of one network: the field is made for networks that answer together, and a file's is not believed"
+    from liverseg.predict import _sees_all
+    assert _sees_all(dict(arch='efficientnet_b0', archs=archs)) == (not isinstance(archs, list)) and not _sees_all(dict(arch='resnet18', archs=archs))
+
+
+# ---- models
+
+def test_a_model_that_is_too_large_or_of_networks_that_there_are_not(model, tmp_path):
+    shutil.copytree(model, tmp_path / 'm')
+    meta = json.loads((tmp_path / 'm/model.json').read_text())
+    for archs in ('lite', ['lite', 3], ['no_such_net'], {'a': 1}):
+        (tmp_path / 'm/model.json').write_text(json.dumps(dict(meta, archs=archs)))
+        assert 'has archs = ' in complaint(load_model, tmp_path / 'm')
+    (tmp_path / 'm/model.json').write_text(json.dumps(dict(meta, mean=[.5]*10_000)))
+    assert 'has mean = ' in (said := complaint(load_model, tmp_path / 'm')) and len(said) < 1000
+    for path in (tmp_path / 'm/model.safetensors', tmp_path / 'm.onnx'):
+        with path.open('wb') as f: f.truncate(3*2**30) # holes, which take no room
+    (tmp_path / 'm/model.json').write_text(json.dumps(meta))
+    for path in (tmp_path / 'm', tmp_path / 'm.onnx'): assert 'more than any network of ours' in complaint(open_model, path, 'cpu')
+    assert 'is an ONNX file already' in run('export', tmp_path / 'x.onnx', '--model', tmp_path / 'm.onnx', ok=1).stderr
