@@ -230,7 +230,7 @@ def blobs(seed):
     rng = np.random.default_rng(seed)
     a, b = (gaussian_filter(rng.standard_normal((40, 40, 16)), 3) for _ in range(2))
     a, b = a/a.std(), b/b.std()
-    return a > .8, a + .4*b > .8, ((1, 1, 1), (.8, .8, 3), (3, 3, 6))[seed % 3]
+    return a > .8, a + .4*b > .8, ((1., 1., 1.), (.8, .8, 3.), (3., 3., 6.))[seed % 3]
 
 
 @pytest.mark.all
