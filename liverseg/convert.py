@@ -7,7 +7,7 @@ __all__ = ['SUB', 'NONE', 'RLE', 'KINDS', 'LARGEST_PNG', 'COLUMNS', 'FILES', 'as
            'picture', 'read_png', 'write_slices', 'resize_mask', 'contact_sheet', 'convert', 'finish', 'import_slices']
 
 # %% ../nbs/03_convert.ipynb #45d42a3f
-import json
+import json, os
 from pathlib import Path
 
 import imagecodecs
@@ -87,7 +87,7 @@ def read_png(
     kind: str = 'L', # a name in KINDS
 ) -> np.ndarray: # uint8 (h, w) or (h, w, 3), or uint16 (h, w)
     "The pixels of a PNG file; raises `BadInput` for anything else"
-    if not Path(path).is_file(): raise BadInput(f'{path}: there is no such file; check the manifest')
+    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; check the manifest')
     try:
         img = Image.open(path, formats=['PNG'])
         if max(img.size) > LARGEST_PNG: raise BadInput(f'{path}: has {img.size[0]}×{img.size[1]} pixels, at most {LARGEST_PNG} a side are read; check it')

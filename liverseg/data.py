@@ -9,7 +9,7 @@ __all__ = ['TURN', 'WIDE', 'AUGMENT', 'CODES', 'MASK_LOOK', 'read_manifest', 'sp
            'liver_block', 'ShareDL', 'liver_dls']
 
 # %% ../nbs/04_data.ipynb #612535b6
-import hashlib, json, warnings
+import hashlib, json, os, warnings
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ def _check_rows(table, path):
     home = table.groupby('subject')['split'].nunique()
     if (home > 1).any(): raise BadInput(f"{path}: subject '{home.idxmax()}' is in more than one split; give each subject one")
     for name in (*table['image'], *table.loc[table['mask'] != '', 'mask']):
-        if not (path.parent/name).is_file(): raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
+        if not os.path.isfile(path.parent/name): raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
     return table.astype({'z': int})
 
 # %% ../nbs/04_data.ipynb #941b53b5

@@ -17,6 +17,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1') # a forked process has no threads to ask
@@ -90,7 +91,7 @@ def run_case(kind, seed, case, base, show=False):
     return f'written outside: {elsewhere[0]}' if elsewhere else said
 
 
-def run_cases(kind, seed, cases, show=False):
+def run_cases(kind, seed, cases, show=False, say=lambda line: None):
     "How often each answer came, and what failed, with the command that runs it again"
     answers, failed = Counter(), []
     with tempfile.TemporaryDirectory(prefix='fuzz') as folder:
@@ -98,7 +99,7 @@ def run_cases(kind, seed, cases, show=False):
         for case in cases:
             said = run_case(kind, seed, case, base, show)
             answers[said if said in ('right', 'sentence') else 'failed'] += 1
-            if said not in ('right', 'sentence'): failed.append(f'python tests/fuzz/fuzz.py {kind} --seed {seed} --case {case}\n{said}')
+            if said not in ('right', 'sentence'): failed.append(f'python tests/fuzz/fuzz.py {kind} --seed {seed} --case {case}\n{said}'); say(failed[-1])
     return answers, failed
 
 
@@ -110,7 +111,7 @@ if __name__ == '__main__':
     p.add_argument('--cases', type=int, default=100)
     args, bad = p.parse_args(), 0
     for kind in KINDS if args.kind == 'all' else [args.kind]:
-        answers, failed = run_cases(kind, args.seed, range(args.cases) if args.case is None else [args.case], args.case is not None)
-        print(kind, json.dumps(answers), *failed, sep='\n', flush=True)
+        answers, failed = run_cases(kind, args.seed, range(args.cases) if args.case is None else [args.case], args.case is not None, partial(print, flush=True))
+        print(kind, json.dumps(answers), flush=True)
         bad += len(failed)
     sys.exit(bad > 0)

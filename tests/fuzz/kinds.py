@@ -336,8 +336,8 @@ def weights_spoiled(rng, raw):
     if how == 0: return bytes_spoiled(rng, raw, upto=pick(rng, [8, n, None]))
     if how == 1: return pick(rng, [2**63, 10**9, 0, 1, n - 1, n + 1]).to_bytes(8, 'little') + raw[8:]
     if how == 2:
-        out = bytearray(raw)
-        for at in rng.integers((n + 8)//2, len(raw)//2, 20): out[2*at:2*at + 2] = np.float16(pick(rng, [np.nan, np.inf, 6e4, 0])).tobytes()
+        out, value = bytearray(raw), np.float16(pick(rng, [np.nan, np.inf, 6e4, 1, 0])).tobytes()
+        for at in rng.integers((n + 8)//2, len(raw)//2, 20): out[2*at:2*at + 2] = value
         return bytes(out)
     head = json_spoiled(rng, raw[8:8 + n])
     return len(head).to_bytes(8, 'little') + head + raw[8 + n:]
