@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUB', 'NONE', 'RLE', 'KINDS', 'LARGEST_PNG', 'COLUMNS', 'FILES', 'as_windows', 'channels', 'form', 'form_options',
-           'picture', 'read_png', 'write_slices', 'resize_mask', 'contact_sheet', 'convert', 'finish', 'import_slices']
+           'picture', 'read_png', 'write_slices', 'resize_mask', 'contact_sheet', 'convert', 'finish', 'import_slices',
+           'read_table']
 
 # %% ../nbs/03_convert.ipynb #45d42a3f
 import json, os
@@ -302,12 +303,22 @@ def import_slices(
     with staging(dst, FILES, 'dataset.json', what) as part:
         return finish(part, [_import_slice(src, part, row) for row in track(table.to_dict('records'))], what)
 
+# %% ../nbs/03_convert.ipynb #b43b7b0b
+def read_table(
+    path, # a CSV file with a header
+    advice: str, # what to do when it is none
+) -> pd.DataFrame: # of str
+    "A table as text; raises `BadInput` for anything else, and for rows with more cells than the header"
+    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError: raise BadInput(f'{path}: is not a table; {advice}') # bytes that are no UTF-8, or rows of any length
+    if len(table) and not isinstance(table.index, pd.RangeIndex): raise BadInput(f'{path}: has rows with more cells than its header; {advice}')
+    return table
+
 # %% ../nbs/03_convert.ipynb #f8f61398
 def _slice_table(src):
     "The adapter's manifest, checked"
     if not (src/'manifest.csv').is_file(): raise BadInput(f'{src/"manifest.csv"}: there is no such file; it lists file, subject, z and split of each slice')
-    try: table = pd.read_csv(src/'manifest.csv', dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError): raise BadInput(f'{src/"manifest.csv"}: is not a table; it lists file, subject, z and split of each slice')
+    table = read_table(src/'manifest.csv', 'it lists file, subject, z and split of each slice')
     if missing := {'file', 'subject', 'z', 'split'} - set(table.columns): raise BadInput(f'{src/"manifest.csv"}: has no column {sorted(missing)[0]}; it needs file, subject, z and split')
     if not table['subject'].str.fullmatch(r'[^/\\\x00-\x1f\x7f]+').all(): raise BadInput(f'{src/"manifest.csv"}: has a subject without a name, or with a slash or an unprintable character in it; rename it')
     if odd := set(table['split']) - set(SPLITS): raise BadInput(f'{src/"manifest.csv"}: has the split {sorted(map(str, odd))[0]}; understood are train, valid and test')

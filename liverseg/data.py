@@ -22,7 +22,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
     from fastai.vision.all import (ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform, MaskBlock, PILMask,
                                    Normalize, PadMode, PILImage, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock, aug_transforms, default_device, imagenet_stats, torch)
 
-from .convert import COLUMNS, SPLITS, as_windows, channels, form, read_png, resize_mask
+from .convert import COLUMNS, SPLITS, as_windows, channels, form, read_png, read_table, resize_mask
 from .volume import BadInput
 from .work import track
 
@@ -34,8 +34,7 @@ def read_manifest(
     "Read and check `folder`/manifest.csv; raises `BadInput`"
     path = Path(folder)/'manifest.csv'
     if not path.is_file(): raise BadInput(f'{path}: there is no such file; make the folder with `liverseg convert SRC {folder}`')
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError): raise BadInput(f'{path}: is not a table; make it with `liverseg convert`')
+    table = read_table(path, 'make it with `liverseg convert`')
     if missing := [c for c in COLUMNS if c not in table]: raise BadInput(f'{path}: has no column {missing[0]}; its header must be {",".join(COLUMNS)}')
     numbers = {c: pd.to_numeric(table[c], errors='coerce') for c in ('z', 'liver_px', 'dx', 'dy', 'dz')}
     table = _check_rows(table.assign(**numbers), path)

@@ -251,7 +251,7 @@ def png_spoiled(rng, raw):
     if how == 0: return bytes_spoiled(rng, raw)
     if how == 1:
         out = io.BytesIO()
-        Image.open(io.BytesIO(raw)).convert('L').convert(pick(rng, ['1', 'P', 'RGB', 'RGBA', 'LA', 'I;16', 'I'])).save(out, pick(rng, ['PNG', 'PNG', 'TIFF']) )
+        Image.open(io.BytesIO(raw)).convert('L').convert(pick(rng, ['1', 'P', 'RGB', 'RGBA', 'LA', 'I;16'])).save(out, pick(rng, ['PNG', 'PNG', 'TIFF']) )
         return out.getvalue()
     def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     if how == 2:
