@@ -308,10 +308,11 @@ def read_table(
     path, # a CSV file with a header
     advice: str, # what to do when it is none
 ) -> pd.DataFrame: # of str
-    "A table as text; raises `BadInput` for anything else, and for rows with more cells than the header"
+    "A table as text; raises `BadInput` for anything else, for rows with more cells than the header, and for cells of several lines"
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError: raise BadInput(f'{path}: is not a table; {advice}') # bytes that are no UTF-8, or rows of any length
     if len(table) and not isinstance(table.index, pd.RangeIndex): raise BadInput(f'{path}: has rows with more cells than its header; {advice}')
+    if any(table[c].str.contains('[\r\n]').any() for c in table): raise BadInput(f'{path}: has a line break within a cell; {advice}')
     return table
 
 # %% ../nbs/03_convert.ipynb #f8f61398

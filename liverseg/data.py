@@ -103,7 +103,7 @@ def read_form(
     try:
         found = json.loads(path.read_text(encoding='utf-8'))
         if (bits := found.get('bits', 8)) in (8, 16): return form(found['window'], bits), ''
-    except (ValueError, KeyError, TypeError, AttributeError, BadInput): pass
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, BadInput): pass
     raise BadInput(f'{path}: tells no window [low, high] or no bits, 8 or 16; convert again')
 
 # %% ../nbs/04_data.ipynb #e68403ac

@@ -46,7 +46,7 @@ def judge(make, base, rng, box):
         said = 'sentence'
         print(e, flush=True)
         for line in str(e).splitlines():
-            if str(box) not in line or not line.isprintable() or len(line) > 1100: return f'a sentence that names no file, or is none: {line[:2000]!r}'
+            if '/' not in line or not line.isprintable() or len(line) > 1100: return f'a sentence that names no file, or is none: {line[:2000]!r}'
     if content(box / 'in') != before: return 'the input was changed'
     # ONNX Runtime leaves an empty .ses
     if left := [p.relative_to(box) for p in box.rglob('*') if p.parent == box and p.name not in ('in', 'out', 'tmp') or p.parent == box/'tmp' and p.name != '.ses' or '.part' in p.name or p.name.endswith(('.lock', '.old', '.half'))]:

@@ -344,10 +344,10 @@ def weights_spoiled(rng, raw):
 
 
 def spoil_model(rng, base, folder):
-    "A model whose description or weights are changed, the promised SHA-256 with them"
+    "A model whose description or weights are changed, the promised SHA-256 with them, or neither"
     meta, weights = (base / 'model.json').read_bytes(), folder / 'model.safetensors'
-    if rng.random() < .5:
-        meta = json_spoiled(rng, meta)
+    if (how := rng.random()) < .5:
+        if how > .1: meta = json_spoiled(rng, meta)
         os.link(base / 'model.safetensors', weights)
     else:
         weights.write_bytes(weights_spoiled(rng, (base / 'model.safetensors').read_bytes()))
@@ -371,10 +371,11 @@ def sound_onnx(folder):
 
 
 def spoil_onnx(rng, base, folder):
-    "An ONNX file with bytes, its description, its nodes or the shapes of its weights changed"
+    "An ONNX file with bytes, its description, its nodes or the shapes of its weights changed, or nothing"
     import onnx
     file = folder / 'm.onnx'
-    if (how := rng.integers(3)) == 0: file.write_bytes(bytes_spoiled(rng, base, upto=pick(rng, [200, 5000, None])))
+    if (how := rng.integers(4)) == 3: file.write_bytes(base)
+    elif how == 0: file.write_bytes(bytes_spoiled(rng, base, upto=pick(rng, [200, 5000, None])))
     else:
         model = onnx.load_from_string(base)
         if how == 1: model.metadata_props[0].value = json_spoiled(rng, model.metadata_props[0].value.encode()).decode(errors='replace')
