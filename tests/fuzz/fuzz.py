@@ -59,6 +59,7 @@ def child(make, base, rng, box, pipe):
     "Run a case under limits and send what came of it"
     quiet = os.open(box.with_suffix('.log'), os.O_WRONLY | os.O_CREAT)
     os.dup2(quiet, 1), os.dup2(quiet, 2), os.chdir(box)
+    sys.stdout = sys.stderr = open(quiet, 'w', errors='backslashreplace') # pytest's own would be shared
     mapped = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize() if Path('/proc/self/statm').exists() else 2**36
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))

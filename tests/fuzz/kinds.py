@@ -347,7 +347,7 @@ def spoil_model(rng, base, folder):
     "A model whose description or weights are changed, the promised SHA-256 with them, or neither"
     meta, weights = (base / 'model.json').read_bytes(), folder / 'model.safetensors'
     if (how := rng.random()) < .5:
-        if how > .1: meta = json_spoiled(rng, meta)
+        if how > .2: meta = json_spoiled(rng, meta)
         os.link(base / 'model.safetensors', weights)
     else:
         weights.write_bytes(weights_spoiled(rng, (base / 'model.safetensors').read_bytes()))
