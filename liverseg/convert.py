@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SUB', 'NONE', 'RLE', 'KINDS', 'LARGEST_PNG', 'COLUMNS', 'FILES', 'as_windows', 'channels', 'form', 'form_options',
-           'picture', 'read_png', 'write_slices', 'resize_mask', 'contact_sheet', 'convert', 'finish', 'import_slices']
+           'picture', 'read_png', 'write_slices', 'resize_mask', 'contact_sheet', 'convert', 'finish', 'import_slices',
+           'read_table']
 
 # %% ../nbs/03_convert.ipynb #45d42a3f
-import json
+import json, os
 from pathlib import Path
 
 import imagecodecs
@@ -87,7 +88,7 @@ def read_png(
     kind: str = 'L', # a name in KINDS
 ) -> np.ndarray: # uint8 (h, w) or (h, w, 3), or uint16 (h, w)
     "The pixels of a PNG file; raises `BadInput` for anything else"
-    if not Path(path).is_file(): raise BadInput(f'{path}: there is no such file; check the manifest')
+    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; check the manifest')
     try:
         img = Image.open(path, formats=['PNG'])
         if max(img.size) > LARGEST_PNG: raise BadInput(f'{path}: has {img.size[0]}×{img.size[1]} pixels, at most {LARGEST_PNG} a side are read; check it')
@@ -302,12 +303,23 @@ def import_slices(
     with staging(dst, FILES, 'dataset.json', what) as part:
         return finish(part, [_import_slice(src, part, row) for row in track(table.to_dict('records'))], what)
 
+# %% ../nbs/03_convert.ipynb #b43b7b0b
+def read_table(
+    path, # a CSV file with a header
+    advice: str, # what to do when it is none
+) -> pd.DataFrame: # of str
+    "A table as text; raises `BadInput` for anything else, for rows with more cells than the header, and for cells of several lines"
+    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError: raise BadInput(f'{path}: is not a table; {advice}') # bytes that are no UTF-8, or rows of any length
+    if len(table) and not isinstance(table.index, pd.RangeIndex): raise BadInput(f'{path}: has rows with more cells than its header; {advice}')
+    if any(table[c].str.contains('[\r\n]').any() for c in table): raise BadInput(f'{path}: has a line break within a cell; {advice}')
+    return table
+
 # %% ../nbs/03_convert.ipynb #f8f61398
 def _slice_table(src):
     "The adapter's manifest, checked"
     if not (src/'manifest.csv').is_file(): raise BadInput(f'{src/"manifest.csv"}: there is no such file; it lists file, subject, z and split of each slice')
-    try: table = pd.read_csv(src/'manifest.csv', dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError): raise BadInput(f'{src/"manifest.csv"}: is not a table; it lists file, subject, z and split of each slice')
+    table = read_table(src/'manifest.csv', 'it lists file, subject, z and split of each slice')
     if missing := {'file', 'subject', 'z', 'split'} - set(table.columns): raise BadInput(f'{src/"manifest.csv"}: has no column {sorted(missing)[0]}; it needs file, subject, z and split')
     if not table['subject'].str.fullmatch(r'[^/\\\x00-\x1f\x7f]+').all(): raise BadInput(f'{src/"manifest.csv"}: has a subject without a name, or with a slash or an unprintable character in it; rename it')
     if odd := set(table['split']) - set(SPLITS): raise BadInput(f'{src/"manifest.csv"}: has the split {sorted(map(str, odd))[0]}; understood are train, valid and test')

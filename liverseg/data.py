@@ -9,7 +9,7 @@ __all__ = ['TURN', 'WIDE', 'AUGMENT', 'CODES', 'MASK_LOOK', 'read_manifest', 'sp
            'liver_block', 'ShareDL', 'liver_dls']
 
 # %% ../nbs/04_data.ipynb #612535b6
-import hashlib, json, warnings
+import hashlib, json, os, warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
     from fastai.vision.all import (ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform, MaskBlock, PILMask,
                                    Normalize, PadMode, PILImage, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock, aug_transforms, default_device, imagenet_stats, torch)
 
-from .convert import COLUMNS, SPLITS, as_windows, channels, form, read_png, resize_mask
+from .convert import COLUMNS, SPLITS, as_windows, channels, form, read_png, read_table, resize_mask
 from .volume import BadInput
 from .work import track
 
@@ -34,8 +34,7 @@ def read_manifest(
     "Read and check `folder`/manifest.csv; raises `BadInput`"
     path = Path(folder)/'manifest.csv'
     if not path.is_file(): raise BadInput(f'{path}: there is no such file; make the folder with `liverseg convert SRC {folder}`')
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError): raise BadInput(f'{path}: is not a table; make it with `liverseg convert`')
+    table = read_table(path, 'make it with `liverseg convert`')
     if missing := [c for c in COLUMNS if c not in table]: raise BadInput(f'{path}: has no column {missing[0]}; its header must be {",".join(COLUMNS)}')
     numbers = {c: pd.to_numeric(table[c], errors='coerce') for c in ('z', 'liver_px', 'dx', 'dy', 'dz')}
     table = _check_rows(table.assign(**numbers), path)
@@ -53,7 +52,7 @@ def _check_rows(table, path):
     home = table.groupby('subject')['split'].nunique()
     if (home > 1).any(): raise BadInput(f"{path}: subject '{home.idxmax()}' is in more than one split; give each subject one")
     for name in (*table['image'], *table.loc[table['mask'] != '', 'mask']):
-        if not (path.parent/name).is_file(): raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
+        if not os.path.isfile(path.parent/name): raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
     return table.astype({'z': int})
 
 # %% ../nbs/04_data.ipynb #941b53b5
@@ -104,7 +103,7 @@ def read_form(
     try:
         found = json.loads(path.read_text(encoding='utf-8'))
         if (bits := found.get('bits', 8)) in (8, 16): return form(found['window'], bits), ''
-    except (ValueError, KeyError, TypeError, AttributeError, BadInput): pass
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, BadInput): pass
     raise BadInput(f'{path}: tells no window [low, high] or no bits, 8 or 16; convert again')
 
 # %% ../nbs/04_data.ipynb #e68403ac

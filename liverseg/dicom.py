@@ -72,8 +72,8 @@ def _tree(zf):
 def _place(path):
     "The archive that `path` leads into and the names within it; (None, ()) for a place on the disk"
     path = Path(path)
-    top = next((p for p in (path, *path.parents) if p.exists()), path)
-    if top.suffix.lower() != '.zip' or not top.is_file(): return None, ()
+    top = next((p for p in (path, *path.parents) if os.path.exists(p)), path)
+    if top.suffix.lower() != '.zip' or not os.path.isfile(top): return None, ()
     stat = top.stat()
     zf, inside = _opened(top, stat.st_size, stat.st_mtime_ns, os.getpid()), ()
     for name in path.relative_to(top).parts:
@@ -88,7 +88,7 @@ def is_dir(
 ) -> bool: # True for a .zip file too
     "Is this a folder, on the disk or in an archive?"
     zf, inside = _place(path)
-    return Path(path).is_dir() if zf is None else inside in _tree(zf)
+    return os.path.isdir(path) if zf is None else inside in _tree(zf)
 
 # %% ../nbs/01b_dicom.ipynb #a107b0bc
 def is_file(
@@ -96,7 +96,7 @@ def is_file(
 ) -> bool: # False for a .zip file, which counts as a folder
     "Is this a file, on the disk or in an archive?"
     zf, inside = _place(path)
-    if zf is None: return Path(path).is_file()
+    if zf is None: return os.path.isfile(path)
     return bool(inside) and _tree(zf).get(inside[:-1], {}).get(inside[-1]) is not None
 
 # %% ../nbs/01b_dicom.ipynb #4fdf71f9

@@ -73,7 +73,11 @@ logging.getLogger('nibabel.global').setLevel(logging.CRITICAL) # what nibabel me
 
 class BadInput(Exception):
     "What is wrong with something that a user gave: one sentence that names it, says what was found and what to do"
-    def __init__(self, said=''): super().__init__(printable(str(said)))
+    def __init__(self, said=''): super().__init__('\n'.join(map(_brief, printable(str(said)).split('\n'))))
+
+def _brief(line, most=1000):
+    "What a hostile file calls things may fill pages: a line without its middle"
+    return line if len(line) <= most else f'{line[:most*3//4]} … {line[-most//4:]}'
 
 # %% ../nbs/01_volume.ipynb #095737d7
 def as_cell(
@@ -132,8 +136,8 @@ def open_nifti(
 ) -> nib.Nifti1Pair: # nibabel's image, its header checked, its voxels not yet looked at
     "Open a NIfTI file, or raise `BadInput` with the reason why it cannot be"
     path = Path(path)
-    if path.is_dir(): raise BadInput(f'{path}: is a folder; give one NIfTI file')
-    if not path.is_file(): raise BadInput(f'{path}: there is no such file; check the path')
+    if os.path.isdir(path): raise BadInput(f'{path}: is a folder; give one NIfTI file') # os.path's also take names that are too long for a file
+    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; check the path')
     try: img = _from_gzip(path) if path.suffix.lower() == '.gz' else nib.load(path)
     except gzip.BadGzipFile as e:
         raise BadInput(f'{path}: is not a gzip file or is damaged ({e}); copy it again, or name it .nii if it is not compressed')
@@ -165,13 +169,13 @@ def _voxels(img, path):
         raise BadInput(f'{path}: holds {img.get_data_dtype()} values; a CT or a mask holds one number a voxel')
     if isinstance(img.dataobj, np.ndarray): return _three_d(img.dataobj, path) # made in memory, from DICOM
     slope, inter = img.dataobj.slope, img.dataobj.inter
-    try: data = _stored(img)
+    try: data = _three_d(_stored(img), path)
     except (EOFError, OSError, OverflowError, TypeError, ValueError, zlib.error, MemoryError) as e:
         raise BadInput(f'{path}: its voxels cannot be read ({_first_line(e)}); the file is truncated or damaged, copy it again')
     with np.errstate(over='ignore', invalid='ignore'): # what is too large for float32 becomes infinite, and is found as such
         if (slope, inter) != (1, 0): data = _scaled(data, slope, inter)
         elif data.dtype.kind == 'f': data = data.astype(np.float32, copy=False)
-    return _three_d(data.astype(data.dtype.newbyteorder('='), copy=False), path)
+    return data.astype(data.dtype.newbyteorder('='), copy=False)
 
 # %% ../nbs/01_volume.ipynb #d0750d8e
 def _scaled(data, slope, inter):
@@ -335,7 +339,7 @@ def read_volume(
 # %% ../nbs/01_volume.ipynb #de2d645e
 def is_dicom_file(path):
     "Is this a single DICOM file?"
-    if not path.is_file(): return False
+    if not os.path.isfile(path): return False
     try:
         with open(path, 'rb') as f: return f.read(132)[128:] == b'DICM'
     except OSError: return False # whoever reads it in earnest will say why it cannot be read
@@ -343,7 +347,7 @@ def is_dicom_file(path):
 # %% ../nbs/01_volume.ipynb #44d05d62
 def is_dicom(path):
     "Is this a folder, a zip archive, or something in one?"
-    return path.is_dir() or path.suffix.lower() == '.zip' or not path.exists() and any(p.suffix.lower() == '.zip' for p in path.parents)
+    return os.path.isdir(path) or path.suffix.lower() == '.zip' or not os.path.exists(path) and any(p.suffix.lower() == '.zip' for p in path.parents)
 
 # %% ../nbs/01_volume.ipynb #b53608f1
 def check_same_grid(

@@ -182,6 +182,28 @@ def test_numbers_of_a_manifest(change, said, tmp_path):
     assert said in complaint(read_manifest, tmp_path / 'png')
 
 
+@pytest.mark.parametrize('change, said', [(lambda t: '\n'.join(line + ',1'*bool(k) for k, line in enumerate(t.splitlines())), 'more cells than its header'),
+    (lambda t: t.replace('test/images/', 'train/images/').replace('train/images/a', 'x'*300 + 'a'), 'not on disk'), (lambda t: t.replace('train/images/', '"train\nimages/"'), 'line break')])
+def test_cells_of_a_manifest(change, said, tmp_path):
+    import_slices(slices(tmp_path / 's'), tmp_path / 'png')
+    table = tmp_path / 'png/manifest.csv'
+    table.write_text(change(table.read_text()))
+    assert said in complaint(read_manifest, tmp_path / 'png')
+
+
+def test_a_description_without_end(tmp_path):
+    from liverseg.data import read_form
+    (tmp_path / 'dataset.json').write_text('['*100_000)
+    assert 'tells no window' in complaint(read_form, tmp_path)
+
+
+def test_no_voxels_to_scale(subject, tmp_path):
+    raw = bytearray(nib.Nifti1Image(subject.hu, subject.affine).to_bytes())
+    raw[46:48], raw[112:116] = bytes(2), np.float32(2).tobytes()
+    (tmp_path / 'a.nii').write_bytes(raw)
+    assert 'has no voxels' in complaint(read_volume, tmp_path / 'a.nii')
+
+
 # ---- names
 
 def test_a_name_that_no_table_can_hold(subject, tmp_path):
