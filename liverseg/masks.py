@@ -6,7 +6,7 @@
 __all__ = ['mask_pairs', 'measure_pair', 'evaluate_masks', 'compare_reports', 'read_cases', 'add_comparison']
 
 # %% ../nbs/07b_masks.ipynb #d7cfb761
-import json, re
+import json, os, re
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wilcoxon
 
+from .convert import read_table
 from .datasets import liver_mask, spacing_known
 from .evaluate import MEASURES, REPORT_FILES, case_table, outline, show_slices, slice_row, spread, summarise, write_report
 from .metrics import TOLERANCE, distances
@@ -115,9 +116,9 @@ def read_cases(
 ) -> pd.DataFrame: # its cases.csv, by subject
     "The cases of a report; raises `BadInput`"
     path = Path(report)/'cases.csv'
-    if not path.is_file(): raise BadInput(f'{path}: there is no such file; give the folder of a report that liverseg evaluate wrote')
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index('subject').apply(pd.to_numeric).rename(from_cell)
-    except (ValueError, KeyError, UnicodeDecodeError): raise BadInput(f'{path}: is no table of cases; make the report again with liverseg evaluate')
+    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; give the folder of a report that liverseg evaluate wrote')
+    try: table = read_table(path, 'make the report again with liverseg evaluate').set_index('subject').apply(pd.to_numeric).rename(from_cell)
+    except (ValueError, KeyError): raise BadInput(f'{path}: is no table of cases; make the report again with liverseg evaluate')
     if 'dice' not in table: raise BadInput(f'{path}: has no column dice; make the report again with liverseg evaluate')
     return table
 

@@ -6,7 +6,7 @@
 __all__ = ['NO_ONNX', 'EATS', 'export_onnx', 'OnnxNet', 'load_onnx', 'open_model']
 
 # %% ../nbs/06c_models.ipynb #3fe20b6f
-import hashlib, io, json, warnings
+import hashlib, io, json, os, warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def load_onnx(
 ) -> tuple: # (network, description)
     "Load a network from ONNX; raises `BadInput`"
     if not find_spec('onnxruntime'): raise BadInput(f'{path}: {NO_ONNX}')
-    if not Path(path).is_file(): raise BadInput(f'{path}: there is no such file; make one with `liverseg export {path} --model MODEL`')
+    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; make one with `liverseg export {path} --model MODEL`')
     bounded(Path(path))
     try: net = OnnxNet(path)
     except Exception as e: # the runtime has a class of its own for each kind of mishap

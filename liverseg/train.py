@@ -36,7 +36,7 @@ from safetensors.torch import load_file, save as safetensors_bytes, save_file
 
 # %% ../nbs/05_train.ipynb #3c90aa63
 from . import __version__
-from .convert import as_windows, form, form_options
+from .convert import as_windows, form, form_options, read_table
 from .liver import SHIPPED, model_path
 from .losses import class_weights, liver_loss
 from .network import ARCHS, DECODERS, LightUNet, build_net, encoder, halves, pretrained_encoder
@@ -269,7 +269,7 @@ def read_meta(
 ) -> dict:
     "Read and check model.json; raises `BadInput`"
     path = Path(folder)/'model.json'
-    if not path.is_file(): raise BadInput(f'{path}: there is no such file; {NO_MODEL}')
+    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; {NO_MODEL}')
     try: return checked_meta(json.loads(path.read_text(encoding='utf-8')), path)
     except (ValueError, RecursionError): raise BadInput(f'{path}: is not JSON; copy the model folder again')
 
@@ -329,7 +329,7 @@ def load_model(
     folder = model_path(folder)
     meta, path = read_meta(folder), folder/'model.safetensors'
     net = build_net(meta['arch'], meta['decoder'], meta['size'])
-    if not path.is_file(): raise BadInput(f'{path}: there is no such file; {NO_MODEL}')
+    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; {NO_MODEL}')
     _promised(path, meta.get('sha256'))
     try: net.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError, ValueError) as e:
@@ -621,8 +621,8 @@ def _inherited(start):
 def read_history(
     folder, # a model folder
 ) -> pd.DataFrame: # a row an epoch: epoch, train_loss, valid_loss, case_dice, time
-    "The training log"
-    rows = pd.read_csv(Path(folder)/'history.csv')
+    "The training log; raises `BadInput`"
+    rows = read_table(Path(folder)/'history.csv', 'copy the model folder again')
     return rows.assign(**{c: pd.to_numeric(rows[c], errors='coerce') for c in rows.columns if c != 'time'})
 
 # %% ../nbs/05_train.ipynb #87ebd21d
