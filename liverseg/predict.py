@@ -257,9 +257,15 @@ def _told(out):
 
 # %% ../nbs/08_predict.ipynb #3228a8f9
 def _write(found, out, told):
-    "A segmentation's files; the result last, as the mark that all are there"
+    "A segmentation's files, all of them or none; the result last, as the mark that all are there"
     files = beside(out)
     files['result'].unlink(missing_ok=True)
+    try: _write_each(found, out, files, told)
+    except OSError: # a full disk
+        for path in (out, *files.values()): path.unlink(missing_ok=True)
+        raise
+
+def _write_each(found, out, files, told):
     found.save(out)
     for name in ('prob', 'spread'):
         if getattr(found, name) is not None: write_map(getattr(found, name), found.scan, files[name])

@@ -10,7 +10,7 @@ __all__ = ['MILDEST', 'NEAR', 'FORMAT', 'NO_MODEL', 'MOST_BYTES', 'DECIDED', 'NO
            'read_history', 'draw']
 
 # %% ../nbs/05_train.ipynb #31d67f2a
-import hashlib, json, math, os, random, warnings
+import errno, hashlib, json, math, os, random, warnings
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -459,7 +459,8 @@ def _whole_file(path, write):
     "Write a file aside and rename it; one process of several does"
     if rank_distrib(): return
     path.parent.mkdir(exist_ok=True)
-    write(path.with_suffix('.part'))
+    try: write(path.with_suffix('.part'))
+    except (RuntimeError, SafetensorError) as e: raise OSError(errno.EIO, f'cannot be written ({_first_line(e)})', str(path)) # both say so of a full disk
     path.with_suffix('.part').replace(path)
 
 # %% ../nbs/05_train.ipynb #e48c7872

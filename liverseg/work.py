@@ -50,6 +50,7 @@ def _locked(dst):
     try: lock.acquire()
     except filelock.Timeout: raise BadInput(f'{dst}: another run is writing it at this moment; wait until it ends or choose another folder')
     try: yield staged(dst)
+    except OSError as e: raise e if e.filename else OSError(e.errno, e.strerror or str(e), str(dst)) from None # a full disk does not say where
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -468,3 +468,23 @@ def test_a_model_that_is_too_large_or_of_networks_that_there_are_not(model, tmp_
     (tmp_path / 'm/model.json').write_text(json.dumps(meta))
     for path in (tmp_path / 'm', tmp_path / 'm.onnx'): assert 'more than any network of ours' in complaint(open_model, path, 'cpu')
     assert 'is an ONNX file already' in run('export', tmp_path / 'x.onnx', '--model', tmp_path / 'm.onnx', ok=1).stderr
+
+
+# ---- a disk that is full
+
+@pytest.mark.skipif(os.name == 'nt', reason='no limit on the size of files')
+@pytest.mark.parametrize('room, command, args, named', [
+    (6000, 'predict', ('{scan}', 'out/m.nii.gz', '--model', '{model}', '--device', 'cpu'), 'm.png'), # the mask itself has room
+    (100, 'predict', ('{scan}', 'out/m.nii.gz', '--model', '{model}', '--device', 'cpu'), 'm.nii.gz'),
+    (2000, 'evaluate', ('{png}', 'out/report', '--model', '{model}', '--device', 'cpu'), 'report'), (2000, 'convert', ('{cohort}', 'out/png'), 'png'),
+    (2000, 'train', ('{png}', 'out/m', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu'), 'm'),
+    (2_000_000, 'train', ('{png}', 'out/m', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu'), 'm'), # the pictures have room
+    (2000, 'export', ('out/m.onnx', '--model', '{model}'), 'm.onnx')])
+def test_a_file_for_which_there_is_no_room(room, command, args, named, cohort, png, model, tmp_path):
+    "One sentence that names it, and neither a half of it nor another file of the same answer"
+    import resource
+    (tmp_path / 'out').mkdir()
+    places = dict(scan=next((cohort / 'test/nii').glob('*_orig.nii.gz')), png=png, model=model, cohort=cohort)
+    done = run(command, *(str(a).format(**places) for a in args), ok=1, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
+    assert named in done.stderr.splitlines()[-1] and 'free space' in done.stderr.splitlines()[-1]
+    assert [p.name for p in (tmp_path / 'out').iterdir() if p.name[0] != '.'] == []
