@@ -10,7 +10,7 @@ the slices of curvas2d, and patients 1 and 17 whole.
 Each contestant is a process of its own. All are trained at the same time, but only one at a time: each does an epoch when it is told to, in turn,
 so that whatever else the machine does meets all alike. The peers train for --epochs epochs; ours for as many as fit into the minutes of
 segmentation_models_pytorch, by the time of twenty steps that are measured before. The peers are measured after their last epoch, ours with the moving
-average (`liverseg train --loss ce --save average`); each mask on the slice's own grid.
+average, as `liverseg train` does; each mask on the slice's own grid.
 """
 
 import argparse, json, subprocess, sys, time

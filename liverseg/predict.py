@@ -127,18 +127,13 @@ FIRST_LOOK = 10. # mm from slice to slice
 LIKELY = .2 # probability of liver that is worth a closer look
 SEES_ALL = ('efficientnet_b0',) # encoders whose every answer depends on the whole picture
 
-def _sees_all(meta):
-    "Does an encoder, or one of several, need the whole picture?"
-    archs = meta.get('archs') # of networks that answer together
-    return any(a in SEES_ALL for a in (archs if isinstance(archs, list) else [meta['arch']]))
-
 @patch
 def _look(self: Segmenter, sheet, vol, thorough):
     "Show the network every slice, or those that are worth it"
     size, n = self.meta['size'], len(sheet.slices)
     step = min(20, max(1, int(FIRST_LOOK//vol.spacing[2]))) if spacing_known(vol) and not thorough else 1
     first = np.unique([*range(0, n, step), n - 1])
-    cut = not thorough and not _sees_all(self.meta)
+    cut = not thorough and not set(self.meta.get('archs') or [self.meta['arch']]) & set(SEES_ALL)
     body = grid_box(_body(sheet.slices[first]), size, 16) if cut else (slice(0, size),)*2
     likely, liver = np.zeros(n, bool), np.zeros(sheet.slices.shape[1:], bool)
     for z, prob in sheet.show(first, body):
