@@ -17,7 +17,8 @@ BASE = dict(size=128, epochs=12, batch_size=8, arch='lite', decoder='light', los
 SEEDS = (42, 43, 44)
 # one change at a time; `fit` and `net` are of this benchmark, the rest are options of `liverseg train`
 CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), plain_fit=dict(fit='plain'), scanner=dict(augment='scanner'), spots=dict(augment='spots'), free=dict(data='free'), made=dict(data='made'),
-               smp=dict(net='smp', fit='plain', precision='fp32'), fp32=dict(precision='fp32'), wide=dict(augment='wide'), full=dict(augment='full'))
+               smp=dict(net='smp', fit='plain', precision='fp32'), fp32=dict(precision='fp32'), wide=dict(augment='wide'), full=dict(augment='full'),
+               short=dict(epochs=6), long=dict(epochs=24), px192=dict(size=192), fastai_decoder=dict(decoder='fastai'))
 
 
 def fit_plain(learn, epochs, lr):
