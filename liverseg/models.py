@@ -6,7 +6,7 @@
 __all__ = ['NO_ONNX', 'EATS', 'export_onnx', 'OnnxNet', 'load_onnx', 'open_model']
 
 # %% ../nbs/06c_models.ipynb #3fe20b6f
-import hashlib, io, json, os, warnings
+import io, json, os, warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from .liver import model_path
 from .train import auto_device, bounded, checked_meta, load_model
 from .tta import Together
 from .volume import BadInput, _first_line, atomic_write
+from .work import file_sha256
 
 # %% ../nbs/06c_models.ipynb #6cd3f6e2
 NO_ONNX = "ONNX is read and written by an extra that is not installed; run pip install 'liverseg[onnx]'"
@@ -110,7 +111,7 @@ def open_model(
     for p, (_, other) in zip(paths[1:], others):
         if odd := [k for k in EATS if other[k] != meta[k]]:
             raise BadInput(f'{p}: was trained with {odd[0]} {other[odd[0]]}, {paths[0]} with {meta[odd[0]]}; networks that answer together must share it')
-    name = '+'.join(hashlib.sha256((p if p.suffix == '.onnx' else p/'model.safetensors').read_bytes()).hexdigest()[:16] for p in paths)
+    name = '+'.join(file_sha256(p if p.suffix == '.onnx' else p/'model.safetensors')[:16] for p in paths)
     if not others: return net, meta, name
     temperatures = [m.get('temperature', 1.) for _, m in found]
     return Together([n for n, _ in found], temperatures).eval(), _joined([m for _, m in found]), name

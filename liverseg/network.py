@@ -7,7 +7,7 @@ __all__ = ['ARCHS', 'NO_LITE', 'DECODERS', 'encoder', 'has_lite', 'taps', 'Decod
            'pretrained_encoder']
 
 # %% ../nbs/04c_network.ipynb #5da87a1c
-import hashlib, re, urllib.error, urllib.parse, warnings
+import re, urllib.error, urllib.parse, warnings
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
     from fastai.vision.models.unet import DynamicUnet
 
 from .volume import BadInput
+from .work import file_sha256
 
 # %% ../nbs/04c_network.ipynb #64218b04
 ARCHS = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'efficientnet_b0', 'lite')
@@ -155,7 +156,7 @@ def _weights_file(url, file):
 def _hash_checked(where):
     "The file, if it has the SHA-256 that its name begins to tell, as torchvision's names do"
     promised = re.search(r'-([0-9a-f]{8,64})\.', where.name)
-    found = hashlib.sha256(where.read_bytes()).hexdigest()
+    found = file_sha256(where)
     if promised and not found.startswith(promised[1]):
         raise BadInput(f'{where}: has a SHA-256 that begins with {found[:8]}, and its name promises {promised[1]}; it is damaged or another file, download it again')
     return where

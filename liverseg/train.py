@@ -41,7 +41,7 @@ from .liver import SHIPPED, model_path
 from .losses import class_weights, liver_loss
 from .network import ARCHS, DECODERS, LightUNet, build_net, encoder, halves, pretrained_encoder
 from .volume import BadInput, _first_line, atomic_write
-from .work import check_target, staged, staging, watched
+from .work import check_target, file_sha256, staged, staging, watched
 
 # %% ../nbs/05_train.ipynb #fd2dde02
 class CaseDice(Metric):
@@ -328,9 +328,9 @@ def load_model(
     "Load a network without running anything from its files; raises `BadInput`"
     folder = model_path(folder)
     meta, path = read_meta(folder), folder/'model.safetensors'
-    net = build_net(meta['arch'], meta['decoder'], meta['size'])
     if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; {NO_MODEL}')
     _promised(path, meta.get('sha256'))
+    net = build_net(meta['arch'], meta['decoder'], meta['size'])
     try: net.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError, ValueError) as e:
         why = str(e).splitlines()[0]
@@ -341,7 +341,7 @@ def load_model(
 def _promised(path, sha256):
     "Complain if a file is not the one that was saved"
     bounded(path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = file_sha256(path)
     if sha256 in (None, found): return
     raise BadInput(f'{path}: has the SHA-256 {found[:8]}…, and model.json promises {str(sha256)[:8]}…; it is damaged or another file, copy the model folder again')
 
