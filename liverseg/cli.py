@@ -16,8 +16,19 @@ import click
 from . import __version__
 
 # %% ../nbs/09_cli.ipynb #9a936cf4
+class _Command(click.Command):
+    "Refuses a place without a name, as a script's variable that is not set gives one; it would be the folder that one is in"
+    def parse_args(self, ctx, args):
+        rest = super().parse_args(ctx, args)
+        for p in self.params:
+            value = ctx.params.get(p.name)
+            if p.metavar != 'NAMES' and '' in (value if isinstance(value, tuple) else (value,)):
+                raise click.UsageError(f'{p.get_error_hint(ctx)} is empty; give a name', ctx)
+        return rest
+
 class _Group(click.Group):
     "Lists subcommands in the order of the work and turns `BadInput` into sentences and exit status 1"
+    command_class = _Command
     def list_commands(self, ctx): return list(self.commands)
     def main(self, *args, **kwargs):
         for stream in (sys.stdout, sys.stderr): # a terminal that knows no … or no ×
@@ -136,6 +147,7 @@ def check(src, workers, strict, report, **finding):
     from liverseg.check import as_json, check, remarks, table
     from liverseg.datasets import find_cases
     from liverseg.volume import BadInput
+    _json_place(report)
     cases = find_cases(src, **_wanted(**finding))
     reports, notes = check(cases, workers), remarks(cases)
     if report: _write_json(report, as_json(reports, src, notes))
@@ -152,6 +164,15 @@ def _write_json(path, value):
     "Write JSON, whole or not at all"
     from liverseg.volume import atomic_write
     atomic_write(path, (json.dumps(value, indent=1) + '\n').encode())
+
+def _json_place(path):
+    "Raise `BadInput` for a file that is there and that check did not write"
+    from liverseg.volume import BadInput
+    if path is None or not os.path.lexists(path): return
+    try: told = json.loads(Path(path).read_text(encoding='utf-8')) if os.path.isfile(path) else None
+    except (OSError, ValueError, RecursionError): told = None
+    if not (isinstance(told, dict) and {'source', 'errors', 'warnings', 'subjects'} <= told.keys()):
+        raise BadInput(f'{path}: exists and was not written by liverseg check --json; give another name')
 
 # %% ../nbs/09_cli.ipynb #2e31dab3
 @main.command()

@@ -7,7 +7,7 @@ __all__ = ['FIRST_LOOK', 'LIKELY', 'SEES_ALL', 'MORE_MIRRORED', 'ASK_SIDE', 'FAC
            'Segmenter', 'grid_box', 'beside', 'predict', 'scans_in', 'predict_folder']
 
 # %% ../nbs/08_predict.ipynb #cd187703
-import hashlib, json, re, time
+import hashlib, json, os, re, time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,9 +229,16 @@ def _place(out, scan):
     "Complain if a mask must not be written there"
     if not _names_mask(out): raise BadInput(f'{out}: a mask is written as NIfTI; let its name end in .nii.gz')
     if out.is_dir() or out.resolve() == Path(scan).resolve(): raise BadInput(f'{out}: is {"a folder" if out.is_dir() else "the scan itself"}; give another name for the mask')
+    _can_hold(out.parent)
     if Path(scan).resolve() in [p.resolve() for p in beside(out).values()]: raise BadInput(f'{out}: its maps would replace the scan {scan}; give another name for the mask')
     for path in (out, *beside(out).values()):
-        if path.exists() and not _ours(path, out): raise BadInput(f'{path}: exists and was not written by liverseg predict; give another name for the mask')
+        if os.path.lexists(path) and not _ours(path, out): raise BadInput(f'{path}: exists and was not written by liverseg predict; give another name for the mask')
+
+def _can_hold(folder):
+    "Complain of a place where no folder can be, before the work"
+    there = next(p for p in (Path(folder), *Path(folder).parents) if os.path.lexists(p))
+    if not there.is_dir(): raise BadInput(f'{there}: is no folder, so no masks can be put there; give another place')
+    if not os.access(there, os.W_OK): raise BadInput(f'{there}: cannot be written to; give another place for the masks')
 
 # %% ../nbs/08_predict.ipynb #733ee42b
 def _ours(path, out):
@@ -241,12 +248,12 @@ def _ours(path, out):
 
 def _signed(path):
     "Does a NIfTI file's header say that it is ours? Another program's, or one that was edited and saved, does not"
-    try: return nib.load(path).header['descrip'].item().startswith(b'liverseg ')
+    try: return path.is_file() and nib.load(path).header['descrip'].item().startswith(b'liverseg ')
     except Exception: return False # nibabel raises nearly anything
 
 def _told(out):
     "What the result beside a mask says; None if there is none of ours"
-    try: told = json.loads(beside(out)['result'].read_text())
+    try: told = json.loads(beside(out)['result'].read_text()) if os.path.isfile(beside(out)['result']) else None
     except (OSError, ValueError, RecursionError): return None
     return told if isinstance(told, dict) and 'liver_found' in told else None
 
@@ -340,6 +347,7 @@ def _ready(model, device, tta, scans, out, say):
     "The segmenter, and what must be said before the work: views that it was not trained for, files that are not ours"
     if _names_mask(out): raise BadInput(f'{out}: is the name of one mask, and {scans} holds several scans; give a folder for the masks')
     if Path(out).resolve() == Path(scans).resolve(): raise BadInput(f'{out}: is the folder with the scans; give another one for the masks')
+    _can_hold(out)
     triage_path(out); _results(out)
     segmenter = Segmenter.load(model, device)
     if remark := tta_remark(segmenter.meta, tta): say(remark)
@@ -348,7 +356,7 @@ def _ready(model, device, tta, scans, out, say):
 def _results(out):
     "Where the table goes; complain of one that is not ours"
     path = Path(out)/'results.csv'
-    if path.exists() and not path.read_bytes().startswith(b'scan,volume_ml,'):
+    if os.path.lexists(path) and not (path.is_file() and path.read_bytes().startswith(b'scan,volume_ml,')):
         raise BadInput(f'{path}: exists and was not written by liverseg predict; move it, or give another folder for the masks')
     return path
 

@@ -83,15 +83,15 @@ def _brief(line, most=1000):
 def as_cell(
     value, # of any type; only a text is changed
 ): # the same, or the text with an apostrophe in front
-    "A value as a cell of a table for people: no text in it begins as a formula does"
-    return f"'{value}" if isinstance(value, str) and re.match(r"'*[=+\-@\t\r]", value) else value
+    "A value as a cell of a table for people: no text in it begins as a formula does, nor goes on as one behind a semicolon"
+    return re.sub(r"(^|;)('*[=+\-@\t\r])", r"\1'\2", value) if isinstance(value, str) else value
 
 # %% ../nbs/01_volume.ipynb #e0168260
 def from_cell(
     text: str, # a cell as as_cell left it
 ) -> str: # what it was before
-    "The text of a cell, without the apostrophe that kept it from being a formula"
-    return text[1:] if re.match(r"'+[=+\-@\t\r]", text) else text
+    "The text of a cell, without the apostrophes that kept it from being a formula"
+    return re.sub(r"(^|;)'('*[=+\-@\t\r])", r"\1\2", text)
 
 # %% ../nbs/01_volume.ipynb #b9e6bec4
 def _from_gzip(path):
@@ -137,7 +137,7 @@ def open_nifti(
     "Open a NIfTI file, or raise `BadInput` with the reason why it cannot be"
     path = Path(path)
     if os.path.isdir(path): raise BadInput(f'{path}: is a folder; give one NIfTI file') # os.path's also take names that are too long for a file
-    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; check the path')
+    if not os.path.isfile(path): raise BadInput(f'{path}: {_no_file(path)}; check the path')
     try: img = _from_gzip(path) if path.suffix.lower() == '.gz' else nib.load(path)
     except gzip.BadGzipFile as e:
         raise BadInput(f'{path}: is not a gzip file or is damaged ({e}); copy it again, or name it .nii if it is not compressed')
@@ -150,6 +150,8 @@ def open_nifti(
     if img.header['magic'] == img.header.single_magic and img.dataobj.offset < img.header['sizeof_hdr']:
         raise BadInput(f"{path}: says that its voxels begin at byte {img.dataobj.offset}, within its own header; export it again")
     return img
+
+def _no_file(path): return 'is a link that leads nowhere, a pipe or a device, and no file' if os.path.lexists(path) else 'there is no such file'
 
 # %% ../nbs/01_volume.ipynb #83418082
 def _first_line(e): return (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.').replace('\x00', '')
