@@ -235,15 +235,15 @@ def _sift(cases, reports, on_error, strict):
         said['skipped'] += errors
         said['warnings'] += notes
         if not errors: good.append(c)
-    if said['skipped'] and on_error == 'stop': raise BadInput('\n'.join(said['skipped']))
+    if said['skipped'] and on_error == 'stop': raise BadInput(*said['skipped'])
     return good, said
 
 # %% ../nbs/03_convert.ipynb #78542c47
 def _failed(src, done, skipped, on_error):
     "What went wrong in converting"
     errors = [error for _, error in done if error]
-    if errors and on_error == 'stop': raise BadInput('\n'.join(errors))
-    if not any(rows for rows, _ in done): raise BadInput('\n'.join([*skipped, *errors, f'{src}: no case is left to convert; mend these files']))
+    if errors and on_error == 'stop': raise BadInput(*errors)
+    if not any(rows for rows, _ in done): raise BadInput(*skipped, *errors, f'{src}: no case is left to convert; mend these files')
     return errors
 
 # %% ../nbs/03_convert.ipynb #e61606d5

@@ -27,7 +27,10 @@ def _named(folder):
     "Name to file of a folder's NIfTI files"
     folder = Path(folder)
     if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with a NIfTI mask a case')
-    return {re.sub(r'\.nii(\.gz)?$', '', p.name): p for p in sorted(folder.iterdir()) if p.name.endswith(('.nii', '.nii.gz')) and p.name[0] != '.'}
+    files = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(('.nii', '.nii.gz', '.hdr')) and p.name[0] != '.']
+    named = {re.sub(r'\.(nii(\.gz)?|hdr)$', '', p.name, flags=re.IGNORECASE): p for p in files}
+    if twice := [p for p in files if p not in named.values()]: raise BadInput(f'{twice[0]}: is there in two forms, so which one is meant is unknown; keep one')
+    return named
 
 def mask_pairs(
     pred, # folder of predicted masks

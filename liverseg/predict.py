@@ -100,7 +100,7 @@ class _Sheets:
     def show(self, zs, box):
         "Have the network look at some slices; yields the number and the probability of each"
         pixels = (unpacked(picture(self.slices[z], self.seg.meta)) for z in zs)
-        for z, found in zip(zs, track(slice_maps(self.seg.net, self.seg.meta, pixels, box=box, **self.how), len(zs))):
+        for found, z in zip(track(slice_maps(self.seg.net, self.seg.meta, pixels, box=box, **self.how), len(zs)), zs): # in this order the bar ends
             np.greater(found[0], .5, out=self.mask[z].view(bool))
             for whole, part in zip(self.maps, found): whole[z] = part
             self.looked[z] = True
@@ -280,7 +280,7 @@ NO_SLICES = ('.nii', '.nii.gz', '.json', '.png', '.csv', '.html') # endings of w
 
 def _files_of(home):
     "The files that a scan is read from, and none that is hidden or was written beside them; a .hdr has its voxels in .img"
-    if not home.is_dir(): return [p for p in (home, home.with_suffix('.img')) if p.is_file()]
+    if not home.is_dir(): return [p for p in (home, home.with_suffix('.img'), home.with_suffix('.IMG')) if p.is_file()]
     return sorted(p for p in home.rglob('*') if p.is_file() and p.name[0] != '.' and not p.name.lower().endswith(NO_SLICES))
 
 def _made_from(scan, segmenter, how):
@@ -309,7 +309,7 @@ def predict(
     vol = with_spacing(read_volume(scan), spacing)
     found = segmenter.segment(vol, tta, **how)
     told = found.result() | dict(made_from=_made_from(scan, segmenter, dict(how, tta=tta, spacing=spacing)))
-    for note in told['warnings']: say(f'warning: {scan}: {note}')
+    for note in told['warnings']: say(f'warning: {printable(str(scan))}: {note}')
     _write(found, out, told)
     return found
 
@@ -330,15 +330,15 @@ def scans_in(
     return scans
 
 # %% ../nbs/08_predict.ipynb #0f79a268
-SCAN_LIKE = ('.mha', '.mhd', '.nrrd', '.mgz', '.mgh', '.img', '.dcm', '.ima') # endings of scans that are not read as such
+SCAN_LIKE = ('.mha', '.mhd', '.nrrd', '.mgz', '.mgh', '.img', '.dcm', '.ima', *(f'{kind}.{pack}' for kind in ('.nii', '.img') for pack in ('gz', 'bz2', 'xz', 'zst', 'z', '7z', 'rar'))) # endings of scans that are not read as such
 
 def _left_out(folder, scans, say):
     "Rows for what looks like a scan and is not done, one for all loose DICOM files; whatever else lies there is named"
-    rest = [p for p in sorted(Path(folder).iterdir()) if p not in scans and p.name[0] != '.' and not (p.suffix.lower() == '.img' and p.with_suffix('.hdr') in scans)]
+    rest = [p for p in sorted(Path(folder).iterdir()) if p not in scans and p.name[0] != '.' and not (p.suffix.lower() == '.img' and {p.with_suffix('.hdr'), p.with_suffix('.HDR')} & {*scans})]
     loose = [p for p in rest if is_dicom_file(p)]
-    rows = [dict(scan=p.name, error=f'{p}: is no NIfTI and no DICOM; convert it to .nii.gz') for p in rest if p.suffix.lower() in SCAN_LIKE and p not in loose]
+    rows = [dict(scan=p.name, error=f'{p}: is no NIfTI and no DICOM; convert it to .nii.gz') for p in rest if p.name.lower().endswith(SCAN_LIKE) and p not in loose]
     if loose: rows.append(dict(scan=loose[0].name, error=f'{loose[0]}: is one of {len(loose)} loose DICOM files; put each series into a folder of its own'))
-    if others := [p.name for p in rest if p not in loose and p.suffix.lower() not in SCAN_LIKE]: say(f"left out, being no scans: {', '.join(others[:8])}" + ' …'*(len(others) > 8))
+    if others := [printable(p.name) for p in rest if p not in loose and not p.name.lower().endswith(SCAN_LIKE)]: say(f"left out, being no scans: {', '.join(others[:8])}" + ' …'*(len(others) > 8))
     for row in rows: say(f"error: {row['error']}")
     return rows
 
@@ -384,11 +384,16 @@ def predict_folder(
     how = dict(spacing=None, tta=tta, post=[k for k in STEPS if k in post], thorough=thorough, maps=maps) | more
     for scan in found:
         mask = Path(out)/f'{_stem(scan)}.nii.gz'
-        if overwrite or not mask.is_file() or (_told(mask) or {}).get('made_from') != _made_from(scan, segmenter, how):
+        if overwrite or not _done(mask, _made_from(scan, segmenter, how), maps):
             try: predict(scan, mask, segmenter, **how, say=say)
             except Exception as e: rows.append(dict(scan=scan.name, error=_why(scan, e))); say(f"error: {rows[-1]['error']}"); continue
         rows.append(_told(mask))
     return _table(rows, out)
+
+def _done(mask, made_from, maps):
+    "Is there a mask of ours, made from just this, and all that goes with it?"
+    files = beside(mask)
+    return _signed(mask) and all(files[k].is_file() for k in ('preview', 'prob')[:1 + maps]) and (_told(mask) or {}).get('made_from') == made_from
 
 # %% ../nbs/08_predict.ipynb #98b6dfc4
 def _table(rows, out):
