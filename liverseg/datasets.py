@@ -320,7 +320,7 @@ def lits_numbers(
 def liver_mask(
     vol: Volume, # a label volume
     liver: tuple = (), # the labels that are liver; empty: 1, 255, or 1 and 2
-    option: str = '--liver', # what a message tells to mend
+    option: str = '--liver', # what a message tells to mend; '' where there is none
 ) -> np.ndarray: # uint8, 0 or 1, RAS
     "The liver, tumours included unless told otherwise; raises `BadInput` for labels that are not understood"
     data = _whole(vol)
@@ -329,7 +329,7 @@ def liver_mask(
     if data.dtype == np.uint8 and high < 2: return data
     inside = data > 0
     if low < 0 or high > 2 and np.count_nonzero(inside) != np.count_nonzero(data == 255):
-        raise BadInput(f'{vol.path}: has the labels {_values(data)}; understood are 0 and 1, 0 and 255, or 0, 1 and 2 (liver, tumour); for others, say which are liver with {option}')
+        raise BadInput(f'{vol.path}: has the labels {_values(data)}; understood are 0 and 1, 0 and 255, or 0, 1 and 2 (liver, tumour); {f"for others, say which are liver with {option}" if option else "number them so"}')
     return inside.view(np.uint8)
 
 # %% ../nbs/02c_datasets.ipynb #ebecb85c

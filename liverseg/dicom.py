@@ -584,9 +584,17 @@ def read_series(
     slices = _one_phase(slices, folder, notes)
     affine = _affine(slices, notes)
     if (uneven := _uneven(slices)): notes.append(('uneven slices', uneven))
+    if (odd := _other_scale(slices)): notes.append(('rescale differs', odd))
     if not all(s.rescaled for s in slices): notes.append(('no rescale', f'{slices[0].path.name} and the other files say no rescale intercept: their numbers are taken for HU as they are'))
     at = np.array([s.at for s in slices]) * np.diag(_LPS)[:3]
     return Series(_volume(slices), affine, [s.path for s in slices], notes, positions=at)
+
+def _other_scale(slices):
+    "What is odd about a slice that is brought to HU otherwise than most, or None"
+    scales = [(s.slope, s.inter) for s in slices]
+    most = max(set(scales), key=scales.count)
+    s = next((s for s, scale in zip(slices, scales) if scale != most), None)
+    return s and f'{s.path.name} has the rescale slope {s.slope:g} and intercept {s.inter:g}, most slices {most[0]:g} and {most[1]:g}; look whether its HU are right'
 
 # %% ../nbs/01b_dicom.ipynb #980c959e
 def masks_on(

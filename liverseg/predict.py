@@ -390,6 +390,7 @@ def predict_folder(
         rows.append(_told(mask))
     return _table(rows, out)
 
+# %% ../nbs/08_predict.ipynb #1b8b1cba
 def _done(mask, made_from, maps):
     "Is there a mask of ours, made from just this, and all that goes with it?"
     files = beside(mask)

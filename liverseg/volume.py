@@ -131,6 +131,15 @@ def _read_out(part, left=2**32):
         if not n and not part.eof: raise EOFError
         left -= n
 
+# %% ../nbs/01_volume.ipynb #ab3d9cc4
+def _no_file(path): return 'is a link that leads nowhere, a pipe or a device, and no file' if os.path.lexists(path) else 'there is no such file'
+
+def _from_file(path):
+    "What nibabel makes of a file; it looks for `.nii` where a name ends in `.Nii`"
+    if path.suffix.lower() != '.nii' or path.suffix in ('.nii', '.NII'): return nib.load(path)
+    with open(path, 'rb') as f: kind = nib.Nifti2Image if 540 in (int.from_bytes(size := f.read(4), 'little'), int.from_bytes(size, 'big')) else nib.Nifti1Image
+    return kind.from_file_map(dict(image=nib.FileHolder(str(path))))
+
 # %% ../nbs/01_volume.ipynb #4b3a05fa
 def open_nifti(
     path, # a .nii, .nii.gz or .hdr/.img file
@@ -151,14 +160,6 @@ def open_nifti(
     if img.header['magic'] == img.header.single_magic and img.dataobj.offset < img.header['sizeof_hdr']:
         raise BadInput(f"{path}: says that its voxels begin at byte {img.dataobj.offset}, within its own header; export it again")
     return img
-
-def _no_file(path): return 'is a link that leads nowhere, a pipe or a device, and no file' if os.path.lexists(path) else 'there is no such file'
-
-def _from_file(path):
-    "What nibabel makes of a file; it looks for `.nii` where a name ends in `.Nii`"
-    if path.suffix.lower() != '.nii' or path.suffix in ('.nii', '.NII'): return nib.load(path)
-    with open(path, 'rb') as f: kind = nib.Nifti2Image if 540 in (int.from_bytes(size := f.read(4), 'little'), int.from_bytes(size, 'big')) else nib.Nifti1Image
-    return kind.from_file_map(dict(image=nib.FileHolder(str(path))))
 
 # %% ../nbs/01_volume.ipynb #83418082
 def _first_line(e): return (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.').replace('\x00', '')

@@ -98,6 +98,15 @@ def test_dicom_is_not_taken_at_its_word(name, subject, tmp_path):
     assert said in what and str(tmp_path / 's/image_') in what
 
 
+@pytest.mark.parametrize('tags', [dict(RescaleIntercept=lambda k: '-1024' if k == 3 else '0'), dict(RescaleSlope=lambda k: '2' if k == 3 else '1')])
+def test_a_slice_on_another_scale_is_named(tags, subject, tmp_path):
+    pytest.importorskip('pydicom')
+    from liverseg.dicom import write_series
+    for name, more in (('s', tags), ('t', {})): write_series(subject.hu, subject.affine, tmp_path / name, **more)
+    assert [n.text.split(' ')[0] for n in read_volume(tmp_path / 's').notes if n.code == 'rescale differs'] == ['image_3']
+    assert not read_volume(tmp_path / 't').notes
+
+
 def test_one_dicom_file_is_a_scan(subject, tmp_path):
     pytest.importorskip('pydicom')
     from liverseg.dicom import write_series
@@ -167,10 +176,11 @@ def vast(path): Image.new('1', (20000, 20000)).save(path)
 
 @pytest.mark.parametrize('image, row, said', [
     (palette, {}, 'is not an 8-bit grey picture'), (gif, {}, 'cannot be read as PNG'), (fifo, {}, 'there is no such file'), (vast, {}, '0.png'),
-    (None, dict(subject='a\0b'), 'unprintable'), (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
+    (None, dict(subject='a\0b'), 'unprintable'), (None, dict(subject='a\u202eb'), 'unprintable'), (None, dict(subject='ä'*101), 'more than 200 bytes'),
+    (None, dict(z='-1'), "('-1')"), (lambda p: Image.fromarray(np.full((8, 8), 77, np.uint8)).save(p.parents[1] / 'masks/0.png'), {}, 'number them so'), (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
 def test_slices_that_are_none(image, row, said, tmp_path):
     assert said in complaint(import_slices, slices(tmp_path / 's', image, **row), tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
+    assert not [p for p in tmp_path.iterdir() if p.name != 's']
 
 
 @pytest.mark.parametrize('change, said', [(dict(dx='0'), 'no length in mm'), (dict(dz='-2'), 'no length in mm'), (dict(dy='inf'), 'no length in mm'), (dict(z='1e30'), 'no z'), (None, 'same subject and z')])
@@ -542,7 +552,7 @@ def test_a_name_does_nothing_to_the_terminal(scans, tmp_path):
     "Neither in the table nor beside it, and no line of a file's name looks like one of ours"
     for name in ('a\x1b]0;x\x07b', 'c\nd'): shutil.copy(scans / 'a.nii.gz', tmp_path / f'{name}.nii.gz')
     code = 'import sys, click; click.utils.should_strip_ansi = lambda *a: False; from liverseg.cli import main; main()' # as on a terminal
-    done = subprocess.run([sys.executable, '-c', code, 'check', str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', code, 'check', str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and r'a\x1b]0;x\x07b' in done.stdout and '\x1b' not in done.stdout + done.stderr
     assert done.stderr.count('rename it') == len(done.stderr.splitlines()) == 2
 
