@@ -50,6 +50,7 @@ class _Group(click.Group):
         for line in said.split('\n'): _echo(f'liverseg: {line}', err=True)
         ctx.exit(status)
 
+# %% ../nbs/09_cli.ipynb #250682b8
 def _unforeseen(e):
     "A sentence for what nobody thought of, the traceback put aside; raised as it is with LIVERSEG_DEBUG=1"
     if os.environ.get('LIVERSEG_DEBUG') == '1': raise e

@@ -38,6 +38,7 @@ def export_onnx(
     atomic_write(out, graph.SerializeToString())
     return Path(out)
 
+# %% ../nbs/06c_models.ipynb #0fb87946
 def _exported(path):
     "Did we write this? Our description is near the end of the file"
     if not os.path.isfile(path): return False

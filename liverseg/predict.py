@@ -234,6 +234,7 @@ def _place(out, scan):
     for path in (out, *beside(out).values()):
         if os.path.lexists(path) and not _ours(path, out): raise BadInput(f'{path}: exists and was not written by liverseg predict; give another name for the mask')
 
+# %% ../nbs/08_predict.ipynb #8d76aa53
 def _can_hold(folder):
     "Complain of a place where no folder can be, before the work"
     there = next(p for p in (Path(folder), *Path(folder).parents) if os.path.lexists(p))
