@@ -235,15 +235,15 @@ def _sift(cases, reports, on_error, strict):
         said['skipped'] += errors
         said['warnings'] += notes
         if not errors: good.append(c)
-    if said['skipped'] and on_error == 'stop': raise BadInput('\n'.join(said['skipped']))
+    if said['skipped'] and on_error == 'stop': raise BadInput(*said['skipped'])
     return good, said
 
 # %% ../nbs/03_convert.ipynb #78542c47
 def _failed(src, done, skipped, on_error):
     "What went wrong in converting"
     errors = [error for _, error in done if error]
-    if errors and on_error == 'stop': raise BadInput('\n'.join(errors))
-    if not any(rows for rows, _ in done): raise BadInput('\n'.join([*skipped, *errors, f'{src}: no case is left to convert; mend these files']))
+    if errors and on_error == 'stop': raise BadInput(*errors)
+    if not any(rows for rows, _ in done): raise BadInput(*skipped, *errors, f'{src}: no case is left to convert; mend these files')
     return errors
 
 # %% ../nbs/03_convert.ipynb #e61606d5
@@ -322,6 +322,7 @@ def _slice_table(src):
     table = read_table(src/'manifest.csv', 'it lists file, subject, z and split of each slice')
     if missing := {'file', 'subject', 'z', 'split'} - set(table.columns): raise BadInput(f'{src/"manifest.csv"}: has no column {sorted(missing)[0]}; it needs file, subject, z and split')
     if not table['subject'].str.fullmatch(r'[^/\\\x00-\x1f\x7f]+').all(): raise BadInput(f'{src/"manifest.csv"}: has a subject without a name, or with a slash or an unprintable character in it; rename it')
+    if any(len(s.encode()) > 200 for s in table['subject']): raise BadInput(f'{src/"manifest.csv"}: has a subject whose name is too long for a file; rename it')
     if odd := set(table['split']) - set(SPLITS): raise BadInput(f'{src/"manifest.csv"}: has the split {sorted(map(str, odd))[0]}; understood are train, valid and test')
     both = table.groupby('subject')['split'].nunique()
     if (both > 1).any(): raise BadInput(f"{src/'manifest.csv'}: subject '{both.idxmax()}' is in two splits; a subject belongs to one")

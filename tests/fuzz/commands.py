@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import unicodedata
+import zlib
 from contextlib import redirect_stderr, redirect_stdout
 
 import nibabel as nib
@@ -89,13 +90,15 @@ def seen(path, case, out, fill=AIR):
     again = read_volume(out / 'm.nii.gz', fill=0)
     assert (again.data == mask).all()
     check_same_grid(vol, again)
-    if path.is_file() and path.name.lower().endswith(('.nii', '.gz')): assert np.allclose(nib.load(out / 'm.nii.gz').affine, vol_affine(path), 1e-6, 1e-6), 'the mask lies elsewhere'
+    if path.is_file() and path.name.lower().endswith(('.nii', '.gz')) and case.data is not None and 'member' not in getattr(case, 'name', ''): assert np.allclose(nib.load(out / 'm.nii.gz').affine, vol_affine(path), 1e-6, 1e-6), 'the mask lies elsewhere'
 
 
 def vol_affine(path):
     "What a file's header says, unit and all"
-    try: return nib.load(path).affine
-    except nib.filebasedimages.ImageFileError: return nib.Nifti1Image.from_bytes(__import__('gzip').decompress(path.read_bytes())).affine
+    raw = path.read_bytes()
+    if raw[:2] == b'\x1f\x8b': raw = zlib.decompressobj(31).decompress(raw, 10**6) # of several members the first tells
+    kind = nib.Nifti2Image if 540 in (int.from_bytes(raw[:4], 'little'), int.from_bytes(raw[:4], 'big')) else nib.Nifti1Image
+    return kind.from_bytes(raw).affine
 
 
 def known(case): return case.must != 'sentence' and case.data is not None and not isinstance(case.data, tuple)
@@ -150,5 +153,6 @@ def measured(pred, truth, case, out, base):
     if not known(case): return
     a, b = base.other > 0, case.data > 0
     if a.shape != b.shape: raise AssertionError('masks of two shapes were compared')
+    if not a.any() and not b.any(): assert row['dice'] == '', 'a Dice of two empty masks'; return
     dice = 2*(a & b).sum()/(a.sum() + b.sum())
     assert abs(float(row['dice']) - dice) < 1e-5, f"Dice {row['dice']} instead of {dice}"

@@ -40,6 +40,12 @@ ODD = [0, -1, 1, 2, 7, 255, 2**15 - 1, -2**15, 2**31 - 1, -2**31, 2**63 - 1, 1e-
 TEXT = ['', ' ', '-1', '0', '1', '1.5', '1e30', 'nan', 'inf', '-inf', '9'*30, '9'*5000, '=1+1', '@SUM(A1)', '\0', 'a\0b', '../x', '/etc/passwd', 'a/b', 'é', '٣', '\x1b[2J', '"', '\n', ',', 'None', '1\\2', 'x'*300, 'test', 'TRAIN', '\ufeff', '\u202e']
 
 
+def nth(names, k):
+    "All names in turn, in an order in which the first hundred are of all sorts"
+    names = sorted(names)
+    return names[np.random.default_rng(1).permutation(len(names))[k % len(names)]]
+
+
 def bytes_spoiled(rng, raw, most=8, upto=None):
     "A copy with bytes changed, cut, repeated or added"
     raw, how = bytearray(raw), rng.integers(6)
@@ -112,7 +118,7 @@ def levelled(data):
 def spoil_nifti(rng, base, folder, case=0):
     "A scan with a fault that has a name, or in one of four forms with bytes changed; it is read, examined, converted or segmented"
     subject, segmenter, whole = base
-    if case % 3: return told_nifti(rng, whole, folder, sorted(NIFTI)[(case - case//3 - 1) % len(NIFTI)])
+    if case % 3: return told_nifti(rng, whole, folder, nth(NIFTI, case - case//3 - 1))
     hu = subject.hu if rng.random() < .5 else subject.hu.astype(pick(rng, ['f4', 'f8', 'i4']))
     if hu.dtype.kind == 'f' and rng.random() < .5: hu[tuple(rng.integers(0, n) for n in hu.shape)] = pick(rng, [np.nan, np.inf, 1e38]); hu[:, 0] = np.nan
     raw = nib.Nifti1Image(hu, subject.affine).to_bytes()
@@ -143,7 +149,7 @@ def told_nifti(rng, base, folder, name):
     if name.startswith('spacing') and rng.random() < .5: how = 'preview'
     is_mask = how in ('mask', 'evaluate')
     case = NIFTI[name](rng, base.labels.astype(np.int16) if is_mask else base.hu, base.affine, 0 if is_mask else AIR)
-    case.labels = base.labels
+    case.labels, case.name = base.labels, name
     named = lambda end, files: {n.replace('a', f'a{end}', 1) if n.startswith('a') else n: raw for n, raw in files.items()}
     nii, first = folder / 'train/nii', next(iter(case.files))
     if how == 'evaluate':
@@ -248,7 +254,7 @@ def retagged(rng, raw, keys):
 
 def spoil_dicom(rng, base, folder, case=0):
     "A series with a fault that has a name, or with tags, bytes or slices changed; a folder or a zip archive"
-    if case % 3: return told_dicom(rng, base, folder, sorted(SERIES)[(case - case//3 - 1) % len(SERIES)])
+    if case % 3: return told_dicom(rng, base, folder, nth(SERIES, case - case//3 - 1))
     files, truth = dict(base[0]), base[1]
     names = list(files)
     how = rng.integers(6)
@@ -460,8 +466,8 @@ NAMES = ['a.nii', 'd/b.nii', 'd/e/f.txt', '../x', '/x', 'C:\\x', '..\\x', 'd/../
 
 def spoil_archive(rng, base, folder, case=0):
     "A zip or tar file with a fault that has a name, or with odd names, links, holes, archives within it, or bytes changed"
-    if case % 4 == 3: return told_tree(rng, base, folder, sorted(TREES)[case//4 % len(TREES)])
-    if case % 4: return told_archive(rng, folder, sorted(ARCHIVES)[(case - case//4*2 - 1) % len(ARCHIVES)])
+    if case % 4 == 3: return told_tree(rng, base, folder, nth(TREES, case//4))
+    if case % 4: return told_archive(rng, folder, nth(ARCHIVES, case - case//4*2 - 1))
     out, kind = io.BytesIO(), pick(rng, ['zip', 'tar', 'tar.gz'])
     names = [pick(rng, NAMES) if rng.random() < .3 else f'd/{k}.nii' for k in range(pick(rng, [1, 3, 5, 300]))]
     if kind == 'zip':
@@ -568,7 +574,7 @@ TABLES = [(kind, name) for kind, faults in dict(raw=RAW, made=MADE, cases=CASES,
 
 def spoil_table(rng, base, folder, case=0):
     "One of four tables with a fault that has a name; the command that reads it does what it does with the sound one, or says why not"
-    kind, name = TABLES[case*29 % len(TABLES)]
+    kind, name = nth(TABLES, case)
     change, must = (SAME | dict(raw=RAW, made=MADE, cases=CASES, total=TOTAL)[kind])[name]
     where = shutil.copytree(base.folder / dict(raw='raw', made='shipped', cases='report', total='total')[kind], folder / 's')
     file = where / dict(cases='cases.csv', total='meta.csv').get(kind, 'manifest.csv')
@@ -620,8 +626,7 @@ def sound_names(folder): return known_scan(make_subject(3, shape=(24, 20, 6)), f
 
 def spoil_names(rng, base, folder, case=0):
     "A subject with an odd name in a whole command: it is called so in every table, and nowhere a formula, a mark-up, an escape or another file"
-    name = CALLED[case//4 % len(CALLED)]
-    how = ['check', 'convert', 'predict', 'evaluate'][case % 4]
+    name, how = nth([(name, how) for name in CALLED for how in ('check', 'convert', 'predict', 'evaluate')], case)
     odd = any(unicodedata.category(c)[0] == 'C' or unicodedata.category(c) in ('Zl', 'Zp') for c in name)
     try:
         if how in ('check', 'convert'): put(folder / 'train/nii', {f'{name}_orig.nii.gz': volume_bytes(base.hu, base), f'{name}_liver.nii.gz': volume_bytes(base.labels, base)})
