@@ -621,32 +621,37 @@ CALLED = ['$x^2$', '$', '$\\frac{', 'a^b_c', '\\alpha', '%s', '{}', '{0}', 'NA',
           '<script>alert(1)', "' onload=1 '", '\r', 'a\rb', 'a\nb', '\t=1', 'a\tb', '\x1b[2J', '\x07', '\x7f', '\x85', '\u2028', '\u202ea', '\ufeffa', 'é', 'e\u0301', '肝', 'ß', 'İ', '\U0001f600', '\udcff', 'a\udcffb', 'x'*200, 'é'*100, 'x'*240, 'test', 'train', 'images', 'masks', 'manifest.csv', 'a_orig', '_orig', 'a_liver', 'a.nii', 'a.nii.gz', '.hidden', 'a\\b', 'C:x', '%2e%2e', ' ', '  ', '\u3000']
 
 
+def acts(name): return any((kind := unicodedata.category(c))[0] == 'C' or kind in ('Zl', 'Zp') for c in name) # on a terminal, or on a table
+
+
 def sound_names(folder): return known_scan(make_subject(3, shape=(24, 20, 6)), folder)
 
 
 def spoil_names(rng, base, folder, case=0):
     "A subject with an odd name in a whole command: it is called so in every table, and nowhere a formula, a mark-up, an escape or another file"
     name, how = nth([(name, how) for name in CALLED for how in ('check', 'convert', 'predict', 'evaluate')], case)
-    odd = any(unicodedata.category(c)[0] == 'C' or unicodedata.category(c) in ('Zl', 'Zp') for c in name)
+    odd = acts(name)
+    sound = [n for n in CALLED if not acts(n) and len(n) < 150 and n[0] != '.' and n != name]
+    others = ['other', *rng.choice(sound, 6 if how == 'evaluate' else 1, replace=False).tolist()]
     try:
         if how in ('check', 'convert'): put(folder / 'train/nii', {f'{name}_orig.nii.gz': volume_bytes(base.hu, base), f'{name}_liver.nii.gz': volume_bytes(base.labels, base)})
-        else: put(folder / ('scans' if how == 'predict' else 'pred'), {f'{n}.nii.gz': volume_bytes(base.hu if how == 'predict' else base.other, base) for n in (name, 'other')})
-        if how == 'evaluate': put(folder / 'truth', {f'{n}.nii.gz': volume_bytes(base.labels, base) for n in (name, 'other')})
+        else: put(folder / ('scans' if how == 'predict' else 'pred'), {f'{n}.nii.gz': volume_bytes(base.hu if how == 'predict' else base.other, base) for n in (name, *others)})
+        if how == 'evaluate': put(folder / 'truth', {f'{n}.nii.gz': volume_bytes(base.labels, base) for n in (name, *others)})
     except OSError: name, odd = 'too long', None
     func = dict(check=named_check, convert=named_convert, predict=named_predict, evaluate=named_evaluate)[how]
-    return once(lambda out: func(folder, out, base, name), may_leave=how == 'check' or how == 'predict' and len(name) > 200, fault=f'{name!r} ({how})', must=None if odd in (True, None) or len(name) > 150 or name.startswith('.') else RIGHT)
+    return once(lambda out: func(folder, out, base, name, {*others, *([name] if name[0] != '.' else [])}), may_leave=how == 'check' or how == 'predict' and len(name) > 200, fault=f'{name!r} ({how})', must=None if odd in (True, None) or len(name) > 150 or name.startswith('.') else RIGHT)
 
 
 def volume_bytes(data, base): return gzip.compress(nib.Nifti1Image(data, base.affine).to_bytes(), 1)
 
 
-def named_check(folder, out, base, name):
+def named_check(folder, out, base, name, all_names):
     command('check', folder, '--json', out / 'r.json')
     subject, = strict_json(out / 'r.json')['subjects']
     assert subject['subject'] == name
 
 
-def named_convert(folder, out, base, name):
+def named_convert(folder, out, base, name, all_names):
     command('convert', folder, out, '--preview')
     rows = list(csv.DictReader((out / 'manifest.csv').open(newline='', encoding='utf-8'), strict=True))
     assert {r['subject'] for r in rows} == {name} and all((out / r['image']).is_file() and (out / r['mask']).is_file() for r in rows)
@@ -654,23 +659,22 @@ def named_convert(folder, out, base, name):
     seen_slices(out)
 
 
-def named_predict(folder, out, base, name):
+def named_predict(folder, out, base, name, all_names):
     command('predict', folder / 'scans', out, '--model', base.model, '--device', 'cpu')
     told = {from_cell(r['scan']) for r in cells(out / 'results.csv')}
-    assert told == ({f'{name}.nii.gz', 'other.nii.gz'} if name[0] != '.' else {'other.nii.gz'}), told
+    assert told == {f'{n}.nii.gz' for n in all_names}, told
     for n in told: same(read_volume(out / n, fill=0).data, base.mask, 'mask')
     page = (out / 'triage.html').read_text(encoding='utf-8')
     assert '<script>alert' not in page and '<b>.nii' not in page
 
 
-def named_evaluate(folder, out, base, name):
+def named_evaluate(folder, out, base, name, all_names):
     command('evaluate', '--pred', folder / 'pred', '--truth', folder / 'truth', out / 'one')
     command('evaluate', '--pred', folder / 'pred', '--truth', folder / 'truth', out / 'two', '--against', out / 'one')
-    told = {name, 'other'} if name[0] != '.' else {'other'}
     for table in ('cases.csv', 'slices.csv', 'against.csv'):
-        assert {from_cell(r['subject']) for r in cells(out / 'two' / table)} == told, table
-    assert {r['subject'] for r in strict_json(out / 'two/summary.json')['rows']} == told
-    assert strict_json(out / 'two/against.json')['measures']['dice']['cases'] == len(told)
+        assert {from_cell(r['subject']) for r in cells(out / 'two' / table)} == all_names, table
+    assert {r['subject'] for r in strict_json(out / 'two/summary.json')['rows']} == all_names
+    assert strict_json(out / 'two/against.json')['measures']['dice']['cases'] == len(all_names)
     page = (out / 'two/report.html').read_text(encoding='utf-8')
     assert '<script>alert' not in page and '<b><' not in page
 
