@@ -92,6 +92,16 @@ def test_a_voxel_of_no_size(forms, lengths, good, subject, tmp_path):
         assert np.allclose(vol.spacing, nib.affines.voxel_sizes(subject.affine)) if forms[1] else 'spacing' in [n.code for n in vol.notes]
 
 
+@pytest.mark.parametrize('shape', [(1, 1, 1), (1, 8, 2), (8, 1, 2)])
+def test_a_scan_of_one_column(shape, tmp_path):
+    "Its masks are views with steps that the encoder of PNG does not take"
+    from liverseg.convert import convert
+    (tmp_path / 'data/test/nii').mkdir(parents=True)
+    for name, data in dict(orig=np.full(shape, 40, np.int16), liver=np.ones(shape, np.uint8)).items():
+        nib.save(nib.Nifti1Image(data, np.diag([2., 3, 4, 1])), tmp_path / f'data/test/nii/a_{name}.nii.gz')
+    assert len(convert(tmp_path / 'data', tmp_path / 'png')) == shape[2]
+
+
 def test_a_single_row_is_no_volume(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(24, np.int16), np.diag([2., 2, 2, 1])), tmp_path / 'a.nii')
     assert 'which is no volume' in complaint(read_volume, tmp_path / 'a.nii')
