@@ -20,7 +20,7 @@ import torch
 from common import HERE, REAL, WORK, Clock, away, figures, free, machine, rows, write
 from liverseg.liver import model_path
 
-RECIPE = dict(size=256, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3, save='best', seed=42)
+RECIPE = dict(size=256, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3, save='average', seed=42)
 TRAININGS = ('liver', 'half0', 'half1')
 LICENCE = 'CC BY-SA 4.0'
 CARD = 'card.json'
