@@ -14,7 +14,7 @@ from scipy import ndimage
 from conftest import run, shared
 from liverseg.check import as_json, check, examine, judge_mask, lung_like, table
 from liverseg.cli import main
-from liverseg.datasets import Case, liver_mask, read_labels
+from liverseg.layouts import Case, liver_mask, read_labels
 from liverseg.dicom import write_series
 from liverseg.phantom import STRUCTURES, make_subject
 from liverseg.volume import ORDERS, as_volume, stored_as

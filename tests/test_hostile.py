@@ -18,7 +18,7 @@ from PIL import Image
 
 from liverseg.convert import import_slices
 from liverseg.data import read_manifest
-from liverseg.datasets import find_cases
+from liverseg.layouts import find_cases
 from liverseg.models import open_model
 from liverseg.phantom import make_subject, write_subject
 from liverseg.train import load_model
@@ -301,7 +301,7 @@ def no_formula_in(path):
 
 def test_subjects_named_like_formulas(tmp_path):
     "The manifest holds them as they are, so do the model and the summary; the tables for people hold texts; and these are read back"
-    from liverseg.masks import read_cases
+    from liverseg.compare import read_cases
     for k, (name, split) in enumerate(zip(FORMULAS, ('train', 'train', 'test', 'test'))):
         write_subject(make_subject(k, shape=(32, 32, 8)), tmp_path / f'data/{split}/nii', name)
     run('convert', tmp_path / 'data', tmp_path / 'png', ok=0)
@@ -316,7 +316,7 @@ def test_subjects_named_like_formulas(tmp_path):
 
 
 def test_a_subject_called_na_is_read_back(tmp_path):
-    from liverseg.masks import read_cases
+    from liverseg.compare import read_cases
     (tmp_path / 'cases.csv').write_text("subject,dice\nNA,0.5\n007,\n")
     cases = read_cases(tmp_path)
     assert list(cases.index) == ['NA', '007'] and cases['dice'].isna().tolist() == [False, True]

@@ -15,7 +15,7 @@ from PIL import Image
 from liverseg.check import remarks
 from liverseg.cli import main
 from liverseg.convert import convert
-from liverseg.datasets import LAYOUTS, find_cases, lits_numbers, read_case
+from liverseg.layouts import LAYOUTS, find_cases, lits_numbers, read_case
 from liverseg.dicom import write_series
 from liverseg.phantom import make_subject
 from liverseg.volume import BadInput, stored_as, window
