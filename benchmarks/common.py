@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from liverseg.convert import SPLITS, convert, import_slices, resize_mask
-from liverseg.data import read_mask, read_slice
+from liverseg.convert import SPLITS, convert, import_slices
+from liverseg.pixels import resize_mask
+from liverseg.pixels import read_slice_mask, read_slice
 from liverseg.evaluate import case_table, slice_row, summarise
 from liverseg.phantom import Subject, make_subject, write_subject
 from liverseg.train import in_precision
@@ -137,7 +138,7 @@ def rows(net, meta, data, table, tta='none', grid=None):
     "A row of counts a slice, on its own grid, or on a square of `grid` pixels to which slice and mask are brought first"
     data = Path(data)
     probs = slice_probs(net, meta, (_at(read_slice(data / f, meta), grid, Image.Resampling.BILINEAR) for f in table['image']), tta)
-    masks = (read_mask(data / r.mask, read_slice(data / r.image, meta).shape[:2]) for r in table.itertuples())
+    masks = (read_slice_mask(data / r.mask, read_slice(data / r.image, meta).shape[:2]) for r in table.itertuples())
     return pd.DataFrame([slice_row(r.subject, r.z, p > .5, m if grid is None else resize_mask(m, (grid, grid))) for r, p, m in zip(table.itertuples(), probs, masks)])
 
 

@@ -55,7 +55,7 @@ def files_for_fastai(vol, meta, zs, folder):
     "Some of a scan's slices as `convert` writes them, and their table"
     import pandas as pd
     from PIL import Image
-    from liverseg.convert import picture
+    from liverseg.pixels import picture
     from liverseg.volume import to_slices
     slices, rows = to_slices(vol.data), []
     for z in zs:
@@ -92,12 +92,12 @@ def best_batch(net, x):
 
 def one(name, model, scan, truth):
     "Run one contestant: seconds a slice, slices, gigabytes, Dice if it made a whole mask"
-    from liverseg.convert import picture
-    from liverseg.data import unpacked
+    from liverseg.pixels import picture
+    from liverseg.pixels import unpacked
     from liverseg.evaluate import dice
     from liverseg.models import export_onnx, load_onnx, open_model
     from liverseg.predict import Segmenter
-    from liverseg.tta import prepare
+    from liverseg.pixels import prepare
     from liverseg.volume import read_volume, to_slices
     vol, true, more = read_volume(scan), read_volume(truth, fill=0).data > 0, {}
     n = vol.data.shape[2]

@@ -97,7 +97,7 @@ def folds(args):
 
 def own_and_true(net, meta, folder, table):
     "One row per subject: what the network promises of its mask, the mask's Dice, and the true liver's pixels"
-    from liverseg.data import read_mask, read_slice
+    from liverseg.pixels import read_slice_mask, read_slice
     from liverseg.evaluate import dice_from_counts
     from liverseg.trust import OwnDice
     from liverseg.tta import slice_probs
@@ -105,7 +105,7 @@ def own_and_true(net, meta, folder, table):
     for subject, rows in table.groupby('subject'):
         own, both, true = OwnDice(), 0, 0
         for row, prob in zip(rows.itertuples(), slice_probs(net, meta, (read_slice(folder / f, meta) for f in rows['image']))):
-            mask, truth = prob > .5, read_mask(folder / row.mask, prob.shape) > 0
+            mask, truth = prob > .5, read_slice_mask(folder / row.mask, prob.shape) > 0
             own.add(prob, mask)
             both, true = both + int((mask & truth).sum()), true + int(truth.sum())
         found.append(dict(subject=subject, own=own.dice, dice=float(dice_from_counts(both, own.size, true)), true_px=true))
@@ -114,8 +114,9 @@ def own_and_true(net, meta, folder, table):
 
 def left_out(args):
     "Two networks, each of half of the patients, asked about the other half: false liver on slices without, and own and true Dice of patients with"
-    from liverseg.convert import resize_mask
-    from liverseg.data import read_manifest, read_slice
+    from liverseg.pixels import resize_mask
+    from liverseg.data import read_manifest
+    from liverseg.pixels import read_slice
     from liverseg.models import open_model
     from liverseg.tta import slice_probs
     whole, empty, cases = slices(args), [], []

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['TURN', 'WIDE', 'AUGMENT', 'CODES', 'MASK_LOOK', 'read_manifest', 'split_by_subject', 'split_by_slice',
-           'training_table', 'read_form', 'unpacked', 'read_slice', 'shown', 'read_mask', 'content_hash',
-           'check_slices', 'augmentations', 'spot', 'Spots', 'Scanner', 'HUImage', 'Windows', 'ShrinkMask',
-           'liver_block', 'ShareDL', 'liver_dls']
+           'training_table', 'content_hash', 'check_slices', 'augmentations', 'spot', 'Spots', 'Scanner', 'HUImage',
+           'Windows', 'ShrinkMask', 'liver_block', 'ShareDL', 'liver_dls']
 
 # %% ../nbs/02_data.ipynb #612535b6
 import hashlib, json, os, warnings
@@ -22,7 +21,8 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
     from fastai.vision.all import (ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform, MaskBlock, PILMask,
                                    Normalize, PadMode, PILImage, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock, aug_transforms, default_device, imagenet_stats, torch)
 
-from .convert import COLUMNS, SPLITS, as_windows, channels, form, read_png, read_table, resize_mask
+from .convert import COLUMNS, SPLITS, read_table
+from .pixels import as_windows, form, read_form, read_slice, read_slice_mask, resize_mask
 from .volume import BadInput
 from .work import track
 
@@ -93,51 +93,6 @@ def training_table(
     draw = dict(subject=split_by_subject, slice=split_by_slice)[split]
     return table.assign(is_valid=given if given.any() else draw(table, valid, seed))
 
-# %% ../nbs/02_data.ipynb #0dc73bdd
-def read_form(
-    folder, # what convert wrote
-) -> tuple: # (what liverseg.convert.form gave, a remark or '')
-    "Read and check `folder`/dataset.json; raises `BadInput`"
-    path = Path(folder)/'dataset.json'
-    if not path.is_file(): return form(), '{}: is not there, so the slices are taken to have the window {:g},{:g} HU'.format(path, *form()['window'])
-    try:
-        found = json.loads(path.read_text(encoding='utf-8'))
-        if (bits := found.get('bits', 8)) in (8, 16): return form(found['window'], bits), ''
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, BadInput): pass
-    raise BadInput(f'{path}: tells no window [low, high] or no bits, 8 or 16; convert again')
-
-# %% ../nbs/02_data.ipynb #e68403ac
-def unpacked(pixels):
-    "16-bit pixels as HU, others as they are"
-    return pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32) - 1024
-
-# %% ../nbs/02_data.ipynb #e56ad267
-def read_slice(
-    path, # a slice that convert wrote
-    form: dict = form(), # what its pixels mean
-) -> np.ndarray: # uint8 (h, w) for one window, uint8 (h, w, 3) for three, float32 (h, w) in HU for 16 bits
-    "A slice; raises `BadInput`"
-    return unpacked(read_png(path, 'I;16' if form['bits'] == 16 else 'RGB' if len(as_windows(form['window'])) == 3 else 'L'))
-
-# %% ../nbs/02_data.ipynb #717cf467
-def shown(
-    pixels: np.ndarray, # of read_slice
-    form: dict, # what they mean
-) -> np.ndarray: # uint8
-    "A slice as a picture to look at"
-    return pixels if pixels.dtype == np.uint8 else channels(pixels, as_windows(form['window']))
-
-# %% ../nbs/02_data.ipynb #cc4f040d
-def read_mask(
-    path, # a mask that convert wrote
-    shape, # of its slice
-) -> np.ndarray: # (h, w) uint8, 0 and 1
-    "A slice's mask; raises `BadInput`"
-    mask = read_png(path, 'L')
-    if mask.shape != shape: raise BadInput(f'{path}: has the size {mask.shape}, its slice {shape}; convert again')
-    if mask.max(initial=0) > 1: raise BadInput(f'{path}: holds values up to {mask.max()}, and must hold 0 and 1; convert again')
-    return mask
-
 # %% ../nbs/02_data.ipynb #cd208843
 def content_hash(
     folder, # what convert wrote
@@ -158,7 +113,7 @@ def check_slices(
     "Read every slice and mask once; raises `BadInput` for the first that cannot be trained on"
     what, _ = read_form(folder)
     for image, mask in track(list(zip(table['image'], table['mask']))):
-        read_mask(Path(folder)/mask, read_slice(Path(folder)/image, what).shape[:2])
+        read_slice_mask(Path(folder)/mask, read_slice(Path(folder)/image, what).shape[:2])
 
 # %% ../nbs/02_data.ipynb #8d6f64f8
 TURN = dict(max_rotate=15., min_zoom=.75, max_zoom=1.3) # rotation in degrees, zoom

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .convert import form_options
+from .pixels import form_options
 from .metrics import EMPTY, TOLERANCE, distances, overlap
 from .volume import BadInput, as_cell
 from .work import check_target, track, whole_folder
@@ -142,12 +142,12 @@ def segmented(
     bins: Reliability = None, # counts the probabilities of every slice
 ): # yields (row of the table, prediction, truth), masks (h, w) on the slice's own grid
     "Segment slices, and read the masks to compare them with"
-    from liverseg.data import read_mask, read_slice # here, so that torch is loaded only where a network is asked
+    from liverseg.pixels import read_slice_mask, read_slice # here, so that torch is loaded only where a network is asked
     from liverseg.tta import slice_probs
     data = Path(data)
     probs = slice_probs(net, meta, (read_slice(data/f, meta) for f in table['image']), tta, bs)
     for row, prob in track(zip(table.itertuples(), probs), len(table)):
-        true = read_mask(data/row.mask, prob.shape)
+        true = read_slice_mask(data/row.mask, prob.shape)
         if bins is not None: bins.add(prob, true)
         yield row, prob > .5, true
 
@@ -211,7 +211,7 @@ def show_cases(
     tta: str = 'none',
 ) -> plt.Figure:
     "Best, median and worst case, outlined on the scan"
-    from liverseg.data import read_slice, shown
+    from liverseg.pixels import read_slice, shown
     data, rows = Path(data), table.set_index(['subject', 'z'])
     def draw(ax, subject, z):
         row = rows.loc[[(subject, z)]].reset_index()
@@ -261,7 +261,7 @@ def _rows(data, split, subjects):
 
 def _measurable(data, split, meta, say):
     "The rows of `split` that have masks; says what must be known about them"
-    from liverseg.data import read_form
+    from liverseg.pixels import read_form
     found, wanted = (form_options(what) for what in (read_form(data)[0], meta))
     if found != wanted: raise BadInput(f'{data}: was converted with {found}, the model was trained on {wanted}; convert with {wanted}')
     table = _rows(data, split, meta.get('subjects', {}))

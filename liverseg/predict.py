@@ -19,8 +19,8 @@ import torch
 
 from . import __version__
 from .check import histogram, judge_mask, not_hu
-from .convert import picture
-from .data import unpacked
+from .pixels import picture
+from .pixels import unpacked
 from .layouts import spacing_known, with_spacing
 from .dicom import study_of
 from .post import STEPS, USUAL, clean, pieces

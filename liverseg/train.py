@@ -18,7 +18,8 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from .data import CODES, MASK_LOOK, check_slices, content_hash, liver_dls, read_form, training_table # first: it imports fastai without its warning
+from .data import CODES, MASK_LOOK, check_slices, content_hash, liver_dls, training_table
+from .pixels import read_form # first: it imports fastai without its warning
 import fastai
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -36,7 +37,8 @@ from safetensors.torch import load_file, save as safetensors_bytes, save_file
 
 # %% ../nbs/03_train.ipynb #3c90aa63
 from . import __version__
-from .convert import as_windows, form, form_options, read_table
+from .convert import read_table
+from .pixels import as_windows, form, form_options
 from .liver import SHIPPED, model_path
 from .losses import class_weights, liver_loss
 from .network import ARCHS, DECODERS, LightUNet, build_net, encoder, halves, pretrained_encoder

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LR', 'UD', 'VIEWS', 'MIRRORED', 'Flip', 'Rotate', 'Shift', 'Scale', 'Light', 'Compose', 'tta_probs', 'tta_spread',
-           'Together', 'prepare', 'at_once', 'slice_maps', 'slice_probs', 'tta_remark']
+           'Together', 'at_once', 'slice_maps', 'slice_probs', 'tta_remark']
 
 # %% ../nbs/04_tta.ipynb #c22634ee
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .convert import as_windows
+from .pixels import as_windows
 
 # %% ../nbs/04_tta.ipynb #086b5240
 @dataclass(frozen=True)
@@ -131,19 +131,6 @@ class Together(torch.nn.Module):
         each = zip(self.nets, self.temperatures, strict=True)
         probs = [(torch.as_tensor(net(x)).float()/t).softmax(1) for net, t in each]
         return torch.stack(probs).mean(0).clamp_min(1e-12).log()
-
-# %% ../nbs/04_tta.ipynb #16853b3e
-def prepare(
-    slices, # list of arrays as liverseg.data.read_slice gives them
-    meta: dict, # the model's description
-) -> torch.Tensor: # (n, 3, size, size) float32, normalised
-    "Slices as the network saw them in training"
-    size = (meta['size'],)*2
-    small = np.stack([np.asarray(Image.fromarray(np.ascontiguousarray(s)).resize(size, Image.Resampling.BILINEAR), np.float32) for s in slices])
-    if meta['bits'] == 16: small = np.stack([np.clip((small - low)*(255/(high - low)), 0, 255) for low, high in as_windows(meta['window'])], -1)
-    x = torch.from_numpy(small if small.ndim == 4 else small[..., None]).permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(meta[k])[:, None, None] for k in ('mean', 'std'))
-    return (x / 255 - mean) / std
 
 # %% ../nbs/04_tta.ipynb #2c632eb4
 def at_once(

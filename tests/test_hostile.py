@@ -192,7 +192,7 @@ def test_cells_of_a_manifest(change, said, tmp_path):
 
 
 def test_a_description_without_end(tmp_path):
-    from liverseg.data import read_form
+    from liverseg.pixels import read_form
     (tmp_path / 'dataset.json').write_text('['*100_000)
     assert 'tells no window' in complaint(read_form, tmp_path)
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from liverseg.check import examine
 from liverseg.convert import convert, import_slices
-from liverseg.data import check_slices, read_form, read_manifest, training_table
+from liverseg.data import check_slices, read_manifest, training_table
+from liverseg.pixels import read_form
 from liverseg.layouts import Case, find_cases
 from liverseg.download import unpack
 from liverseg.network import build_net
