@@ -34,7 +34,7 @@ def model_of(net, folder):
     "A model folder with random weights"
     import torch
     from liverseg.network import build_net
-    from liverseg.train import describe, save_model
+    from liverseg.save import describe, save_model
     arch, decoder, size = net.split(',')
     torch.manual_seed(0)
     save_model(build_net(arch, decoder, int(size)), describe(arch, int(size), decoder=decoder), folder)
@@ -95,7 +95,8 @@ def one(name, model, scan, truth):
     from liverseg.pixels import picture
     from liverseg.pixels import unpacked
     from liverseg.evaluate import dice
-    from liverseg.models import export_onnx, load_onnx, open_model
+    from liverseg.models import load_onnx, open_model
+    from liverseg.save import export_onnx
     from liverseg.predict import Segmenter
     from liverseg.pixels import prepare
     from liverseg.volume import read_volume, to_slices

@@ -12,7 +12,9 @@ from common import HERE, REAL, WORK, Clock, figures, machine, pair, rows, write
 def one(start, epochs, data, args):
     "Train once, and measure on the other patient"
     from liverseg.data import read_manifest
-    from liverseg.train import load_model, read_meta, train
+    from liverseg.train import train
+    from liverseg.models import read_meta
+    from liverseg.save import load_model
     from liverseg.liver import model_path
     meta = read_meta(model_path('liver'))
     how = dict(start='liver', lr=args.lr) if start == 'liver' else {k: meta[k] for k in ('arch', 'decoder', 'size')}

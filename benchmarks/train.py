@@ -54,7 +54,8 @@ def learner(name, data, args):
     "A contestant's learner, and how it is fitted"
     from fastai.vision.all import CrossEntropyLossFlat, Learner, set_seed
     from liverseg.data import liver_dls, training_table
-    from liverseg.train import Recipe, _learner, fit
+    from liverseg.train import _learner, fit
+    from liverseg.recipe import Recipe
     table = training_table(data)
     if name.startswith('ours'):
         lite = dict(arch='lite') if name == 'ours_lite' else dict(pretrained=False)
@@ -74,7 +75,8 @@ def contestant(name, args):
     import torch
     from fastai.vision.all import Callback, set_seed
     from liverseg.data import training_table
-    from liverseg.train import MovingAverage, describe
+    from liverseg.checkpoint import MovingAverage
+    from liverseg.save import describe
     torch.set_num_threads(args.threads)
     say = lambda **what: print(json.dumps(what), flush=True)
     data = free(args.real, args.work, ONLY)
@@ -135,7 +137,7 @@ def probe(learn, wait, averaged):
             self.times.append(time.perf_counter())
             if len(self.times) == 24: raise CancelFitException
     wait()
-    from liverseg.train import MovingAverage
+    from liverseg.checkpoint import MovingAverage
     learn.unfreeze()
     learn.add_cbs([steps := Steps(), *[MovingAverage(learn.model, 24)]*averaged])
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-6)

@@ -18,7 +18,7 @@ from common import HERE, REAL, WORK, joint, machine, rows, write
 def main():
     from liverseg.evaluate import case_table, spread, summarise
     from liverseg.data import read_manifest, training_table
-    from liverseg.train import load_model
+    from liverseg.save import load_model
     from liverseg.tta import VIEWS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', type=Path, help='the best model, if not given')

@@ -29,7 +29,8 @@ CARD = 'card.json'
 def trained(data, model):
     "Train, or go on, or do nothing"
     from liverseg.data import content_hash, training_table
-    from liverseg.train import read_meta, train
+    from liverseg.train import train
+    from liverseg.models import read_meta
     if not (model / 'model.json').is_file(): train(data, model, say=lambda s: print('   ', s, flush=True), **RECIPE)
     if not (told := model.with_name(f'{model.name}.machine.json')).is_file(): write(told, machine())
     meta, now = read_meta(model), dict(RECIPE, data=content_hash(data, training_table(data)))
@@ -39,7 +40,7 @@ def trained(data, model):
 
 def seconds(model):
     "Of a training, however often it was stopped"
-    from liverseg.train import read_history
+    from liverseg.checkpoint import read_history
     return sum(int(m)*60 + int(s) for m, s in (t.split(':')[-2:] for t in read_history(model)['time']))
 
 
@@ -67,7 +68,7 @@ def train_all(names, args):
 
 def shipped(model, folder, **more):
     "Write the package's files from a trained model: weights in 16 bits, and a description that says whose licence they have"
-    from liverseg.train import load_model, save_model
+    from liverseg.save import load_model, save_model
     net, meta = load_model(model)
     save_model(net, dict({k: v for k, v in meta.items() if k not in ('sha256', 'half')}, licence=LICENCE, **more), folder, half=True)
 

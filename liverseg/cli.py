@@ -14,6 +14,7 @@ from tempfile import NamedTemporaryFile, TemporaryDirectory
 import click
 
 from . import __version__
+from .recipe import LIMITS, NAMES, Recipe, recipe_help
 
 # %% ../nbs/93_cli.ipynb #9a936cf4
 class _Group(click.Group):
@@ -69,7 +70,6 @@ _LABELS = _Numbers('n,…', '1,2', lambda *v: all(n.is_integer() for n in v))
 _DEVICE = click.option('--device', default='auto', metavar='NAME', help='Where the network runs: cpu, cuda, mps, or auto for the fastest that is there.')
 _TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedral', 'shifts', 'scales', 'light']), default='none',
                     help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips), 8 (and quarter turns), 5 (shifts), 3 (scales), 5 (brightness, contrast).')
-_BS = click.option('--batch-size', type=click.IntRange(1), default=8, help='Slices that go through the network at once.')
 _MODEL = click.option('--model', metavar='MODEL', default='liver', help='A folder that train wrote or a file that export wrote; liver is the network that ships.')
 _ALSO = click.option('--also', metavar='MODEL', multiple=True,
                      help='A further model, whose probabilities are averaged with those of --model. May be given more than once.')
@@ -197,38 +197,32 @@ def import_slices(src, dst, window):
     _tell(import_slices(src, dst, window), dst)
 
 # %% ../nbs/93_cli.ipynb #e94237b9
-_SEEN = (
-    click.option('--size', type=click.IntRange(64, 1024), default=256, help='Pixels of the square that the network sees; a multiple of 32 is best.'),
-    click.option('--epochs', type=click.IntRange(1), default=10, help='Times through all training slices.'),
-    _BS,
-    click.option('--valid', type=click.FloatRange(0, 0.9), default=0.2, help='Share of the subjects kept for validation, unless DATA marks some as valid.'),
-    click.option('--split', type=click.Choice(['subject', 'slice']), default='subject', help='What is drawn for validation; slice is for comparison with the reference only.'),
-    click.option('--liver-share', type=click.FloatRange(0, 1), help='Share of slices with liver in each batch; as they come if not given.'),
-    click.option('--augment', type=click.Choice(['none', 'mild', 'wide', 'spots', 'scanner', 'full']), default='mild',
-                 help='How training pictures are turned, zoomed, lit; spots: tumours are made up, scanner: other scanners are, full: both.'),
-    click.option('--flip/--no-flip', default=False, help='Mirror every second training picture, so that --tta may mirror, too.'),
-    click.option('--save', type=click.Choice(['average', 'best', 'last']), default='average', help='Which weights: a moving average, those of the epoch with the best case Dice, or of the last.'))
+def _recipe_options(command):
+    "A decorator that gives a command the parameters of a `Recipe`"
+    for name, default in reversed(vars(Recipe()).items()):
+        flag = '--from' if name == 'start' else f"--{name.replace('_', '-')}"
+        declared = [f'{flag}/--no-{name}'] if isinstance(default, bool) else [flag, name]
+        how = {} if isinstance(default, bool) else dict(type=_recipe_type(name, default), metavar=_PLACES.get(name))
+        command = click.option(*declared, default=default, help=f'{recipe_help()[name]}.', **how)(command)
+    return command
+
+_PLACES = dict(start='MODEL', weights='FILE')
 
 # %% ../nbs/93_cli.ipynb #d84e0655
-_MADE = (
-    click.option('--arch', type=click.Choice(['resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d', 'efficientnet_b0', 'lite']),
-                 default='resnet34', help="Encoder; lite's ImageNet weights come with the extra liverseg[lite]."),
-    click.option('--from', 'start', metavar='MODEL', help='Start from a trained network, liver being the one that ships; it decides --arch, --decoder and --size.'),
-    click.option('--pretrained/--no-pretrained', default=True, help="Start the encoder from ImageNet weights."),
-    click.option('--weights', metavar='FILE', help="A file with those weights, if torchvision's cache lacks them and there is no network."),
-    click.option('--decoder', type=click.Choice(['light', 'fastai', 'reference']), default='light', help="Ours, fastai's, or the reference's; with resnet34 that costs four times as much as ours."),
-    click.option('--loss', type=click.Choice(['ce', 'wce', 'dice', 'dice_ce', 'focal', 'tversky']), default='ce', help='What is made small: cross entropy, weighted for both classes or not, Dice, both together, or others for rare classes.'),
-    click.option('--lr', type=click.FloatRange(0, min_open=True), default=1e-3, help='Highest learning rate of the one-cycle schedule.'),
-    click.option('--precision', type=click.Choice(['auto', 'fp32', 'bf16', 'fp16']), default='auto', help='Of the numbers inside the network; auto takes the fastest that the device has units for.'),
-    click.option('--seed', type=click.IntRange(0), default=42, help='Of everything that is drawn at random.'),
-    _DEVICE)
+def _recipe_type(name, default):
+    "What click is to take for a parameter"
+    if name in NAMES: return click.Choice(NAMES[name])
+    if name not in LIMITS: return str
+    low, high = LIMITS[name]
+    if isinstance(default, int): return click.IntRange(low, high)
+    return click.FloatRange(low, high, min_open=name == 'lr')
 
 # %% ../nbs/93_cli.ipynb #b275c2ac
 @main.command()
 @click.argument('data')
 @click.argument('model')
-@_with(_SEEN)
-@_with(_MADE)
+@_recipe_options
+@_DEVICE
 def train(data, model, **options):
     """Train a network on DATA, which convert wrote, and save it in the folder MODEL.
 
@@ -358,7 +352,7 @@ def export(out, model):
     """Write a trained network as the ONNX file OUT, which predict and evaluate also take as --model.
 
     It takes slices (n, 3, h, w), any number of any size, and gives scores of background and liver (n, 2, h, w); window, size and normalisation are in its metadata."""
-    from liverseg.models import export_onnx
+    from liverseg.save import export_onnx
     click.echo(f'ONNX file in {export_onnx(out, model)}')
 
 # %% ../nbs/93_cli.ipynb #0bf77add

@@ -116,7 +116,7 @@ class Reliability:
     def __init__(self): self.pixels, self.said, self.liver = np.zeros((3, BINS))
     def add(self, prob, true):
         "Count a slice's pixels near the liver: probabilities (h, w), mask (h, w)"
-        from liverseg.train import near_liver # loads torch, which has made the probabilities
+        from liverseg.temperature import near_liver # loads torch, which has made the probabilities
         self.count(*(each[near_liver(prob > .5, true > 0)] for each in (prob, true)))
     def count(self, prob, true):
         "Count pixels: probabilities, 0…1, and whether they are liver"

@@ -7,7 +7,7 @@ __all__ = ['FIRST_LOOK', 'LIKELY', 'SEES_ALL', 'MORE_MIRRORED', 'ASK_SIDE', 'FAC
            'Segmenter', 'grid_box', 'beside', 'predict', 'scans_in', 'predict_folder']
 
 # %% ../nbs/06_predict.ipynb #cd187703
-import hashlib, json, re, time
+import hashlib, io, json, re, time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +15,19 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-import torch
+from PIL import Image
 
 from . import __version__
 from .check import histogram, judge_mask, not_hu
-from .pixels import picture
-from .pixels import unpacked
+from .pixels import picture, unpacked
 from .layouts import spacing_known, with_spacing
 from .dicom import study_of
 from .post import STEPS, USUAL, clean, pieces
-from .report import Picture
+from .look import plane_picture
 from .models import open_model
 from .trust import OwnDice, expected_dice, triage_page, triage_path, worst_first
 from .tta import VIEWS, slice_maps, slice_probs, tta_remark
-from .volume import BadInput, Note, Volume, _first_line, as_cell, atomic_write, from_slices, is_dicom, is_dicom_file, printable, read_volume, to_slices, volume_ml, window, write_map, write_mask
+from .volume import BadInput, Note, Volume, _first_line, as_cell, atomic_write, from_slices, is_dicom, is_dicom_file, printable, read_volume, to_slices, volume_ml, write_map, write_mask
 from .work import track
 
 # %% ../nbs/06_predict.ipynb #d01047ba
@@ -54,7 +53,7 @@ class Segmentation:
 @dataclass
 class Segmenter:
     "A trained network that takes whole scans"
-    net: torch.nn.Module
+    net: object # pictures to scores, of PyTorch or of ONNX Runtime
     meta: dict # what model.json says
     name: str = '' # first digits of the SHA-256 of the file with the weights
 
@@ -201,17 +200,21 @@ def _odd(found):
 
 # %% ../nbs/06_predict.ipynb #213bd229
 @patch
-def preview(self: Segmentation) -> Picture:
+def preview(self: Segmentation) -> Image.Image: # RGB, 400 pixels high
     "The liver's outline on the slice and in the plane from the front that have most of it"
-    fig = Picture((8, 4))
-    most = [int(self.mask.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.int64).argmax()) for axis in (2, 1)]
     dx, dy, dz = self.scan.spacing
-    for ax, k, axis, aspect in zip(fig.subplots(1, 2), most, (2, 1), (dy/dx, dz/dx)):
-        hu, mask = (a.take(k, axis)[::-1].T for a in (self.scan.data, self.mask)) # the patient's right on the left
-        ax.imshow(window(hu), cmap='gray', origin='lower', aspect=aspect)
-        if min(mask.shape) > 1 and mask.any() and not mask.all(): ax.contour(mask, [.5], colors='tab:orange', linewidths=1)
-        ax.set_title(f'{"zy"[axis == 1]} = {k}', fontsize=9); ax.axis('off')
-    return fig
+    planes = [self._plane(axis, name, step, 400) for axis, name, step in ((2, 'z', dx/dy), (1, 'y', dx/dz))]
+    both = Image.new('RGB', (sum(p.width for p in planes), 400))
+    both.paste(planes[0]); both.paste(planes[1], (planes[0].width, 0))
+    return both
+
+@patch
+def _plane(self: Segmentation, axis, name, step, height):
+    "The plane across `axis` with most liver, head or front up, the patient's right on the left; `step` is width over height of a voxel"
+    k = int(self.mask.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.int64).argmax())
+    hu, mask = (a.take(k, axis)[::-1, ::-1].T for a in (self.scan.data, self.mask))
+    width = min(4*height, max(height//4, round(height*hu.shape[1]*step/hu.shape[0])))
+    return plane_picture(hu, mask, (width, height), text=f'{name} = {k}')
 
 # %% ../nbs/06_predict.ipynb #254fe31b
 def _stem(path): return re.sub(r'\.(nii(\.gz)?|hdr|zip)$', '', path.name, flags=re.IGNORECASE) # of a scan or a mask
@@ -265,7 +268,8 @@ def _write_each(found, out, files, told):
     for name in ('prob', 'spread'):
         if getattr(found, name) is not None: write_map(getattr(found, name), found.scan, files[name])
         elif _signed(files[name]): files[name].unlink() # of an earlier run, and of another mask
-    atomic_write(files['preview'], found.preview()._repr_png_())
+    found.preview().save(png := io.BytesIO(), 'PNG')
+    atomic_write(files['preview'], png.getvalue())
     atomic_write(files['result'], (json.dumps(told, indent=1) + '\n').encode())
 
 # %% ../nbs/06_predict.ipynb #e5761786

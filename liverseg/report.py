@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from .work import package_text
 
 # %% ../nbs/53_report.ipynb #7aa2feba
 GREY = '#808890'
@@ -138,19 +139,7 @@ def html_table(
     return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 # %% ../nbs/53_report.ipynb #efb7ae73
-STYLE = """:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}body{max-width:72rem;margin:auto;padding:1rem}
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}.tiles,.pictures{display:flex;flex-wrap:wrap;gap:1rem}.tiles div{border:1px solid #80889066;border-radius:.5rem;padding:.5rem 1rem}
-.tiles b{display:block;font-size:1.4rem}.tiles small{color:#808890}.pictures svg,img{max-width:100%;height:auto}.pictures>*{flex:1 1 20rem;min-width:0}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #80889044;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}th button{all:unset;cursor:pointer}th button:focus-visible{outline:2px solid}th[aria-sort=ascending] button:after{content:" ▲"}th[aria-sort=descending] button:after{content:" ▼"}
-code{overflow-wrap:anywhere}"""
-
-SCRIPT = """document.querySelectorAll('table.sorts th').forEach(th=>th.firstChild.onclick=()=>{
-const k=th.cellIndex,up=th.getAttribute('aria-sort')!=='ascending',body=th.closest('table').tBodies[0];
-th.parentNode.querySelectorAll('th').forEach(t=>t.removeAttribute('aria-sort'));th.setAttribute('aria-sort',up?'ascending':'descending');
-const key=r=>{const v=r.cells[k].dataset.v;return v===undefined?r.cells[k].textContent:v===''?NaN:v==='inf'?Infinity:+v};
-const by=(a,b)=>Number.isNaN(a)||Number.isNaN(b)?Number.isNaN(a)-Number.isNaN(b):(typeof a==='string'?a.localeCompare(b):a<b?-1:a>b?1:0)*(up?1:-1);
-[...body.rows].sort((a,b)=>by(key(a),key(b))).forEach(r=>body.append(r))})"""
+STYLE, SCRIPT = package_text('style.css'), package_text('sort.js')
 
 # %% ../nbs/53_report.ipynb #f161214e
 def _tiles(s):

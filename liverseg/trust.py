@@ -13,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
-from scipy.stats import linregress, spearmanr
 
-from .report import STYLE
 from .volume import BadInput
+from .work import package_text
 
 # %% ../nbs/63_trust.ipynb #2d2583a2
 NOTHING = .02 # probabilities below it are taken for none
@@ -45,11 +43,13 @@ def fit_expected_dice(
     "Fit the true Dice to the promised one, both as logits; raises `ValueError` for fewer than 5 cases"
     kept = [(o, t) for o, t in zip(own, true) if o is not None and t is not None]
     if len(kept) < 5: raise ValueError(f'{len(kept)} cases are too few for a line')
-    x, y = logit(np.clip(kept, .001, .999)).T
-    line = linregress(x, y)
-    off = y - line.slope*x - line.intercept
-    return dict(slope=round(float(line.slope), 4), offset=round(float(line.intercept), 4), sd=round(float(off.std(ddof=2)), 4), cases=len(kept),
-                rank_correlation=round(float(spearmanr(x, y)[0]), 3))
+    x, y = _logit(np.clip(kept, .001, .999)).T
+    slope, offset = np.polyfit(x, y, 1)
+    off, ranks = y - slope*x - offset, pd.DataFrame(dict(x=x, y=y)).rank()
+    return dict(slope=round(float(slope), 4), offset=round(float(offset), 4), sd=round(float(off.std(ddof=2)), 4), cases=len(kept),
+                rank_correlation=round(float(ranks['x'].corr(ranks['y'])), 3)) # Spearman's: Pearson's of the ranks
+
+def _logit(p): return np.log(p/(1 - p))
 
 # %% ../nbs/63_trust.ipynb #08bfcd7b
 def expected_dice(
@@ -58,7 +58,8 @@ def expected_dice(
 ) -> float: # 0…1; None if either is missing
     "The Dice that a mask can be expected to have"
     if own is None or not fit: return None
-    return round(float(expit(fit['offset'] + fit['slope']*logit(np.clip(own, 1e-4, 1 - 1e-4)))), 3)
+    line = fit['offset'] + fit['slope']*_logit(np.clip(own, 1e-4, 1 - 1e-4))
+    return round(float(1/(1 + np.exp(-line))), 3)
 
 # %% ../nbs/63_trust.ipynb #a87aa0b6
 MARK_TRIAGE = '<!-- liverseg triage -->' # so that a page of ours is known
@@ -84,7 +85,7 @@ def triage_page(
         return f'<figure>{image}<figcaption><b>{html.escape(row.scan)}</b> {html.escape("; ".join(filter(None, facts)))}</figcaption></figure>'
     items = ''.join(item(row, p) for row, p in zip(rows.itertuples(), pictures))
     return (f'<!doctype html>{MARK_TRIAGE}<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f'<title>liverseg triage</title><style>{STYLE}</style><h1>What to look at first</h1><p>{len(rows)} scan(s). '
+            f'<title>liverseg triage</title><style>{package_text("style.css")}</style><h1>What to look at first</h1><p>{len(rows)} scan(s). '
             f'A low expected Dice is a reason to look; a high one is no proof. For research only, not a medical device.</p>'
             f'<div class="pictures">{items}</div></html>\n')
 

@@ -4,25 +4,27 @@
 
 # %% auto #0
 __all__ = ['LR', 'UD', 'VIEWS', 'MIRRORED', 'Flip', 'Rotate', 'Shift', 'Scale', 'Light', 'Compose', 'tta_probs', 'tta_spread',
-           'Together', 'at_once', 'slice_maps', 'slice_probs', 'tta_remark']
+           'Ensemble', 'at_once', 'slice_maps', 'slice_probs', 'tta_remark']
 
 # %% ../nbs/04_tta.ipynb #c22634ee
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
 
-from .pixels import as_windows
+from .pixels import prepare
 
 # %% ../nbs/04_tta.ipynb #086b5240
+def _library(x):
+    "NumPy for arrays, torch for tensors, whose functions have the same names; tensors exist only where torch was imported"
+    return np if isinstance(x, np.ndarray) else sys.modules['torch']
+
 @dataclass(frozen=True)
 class Flip:
     "Mirror along some of the picture's axes; no axes: the picture as it is"
     axes: tuple = () # of -1 (left–right) and -2 (up–down)
-    def apply(self, x): return x.flip(self.axes) if self.axes else x
+    def apply(self, x): return _library(x).flip(x, self.axes) if self.axes else x
     def undo(self, y): return self.apply(y)
 
 # %% ../nbs/04_tta.ipynb #2dff26d7
@@ -30,8 +32,8 @@ class Flip:
 class Rotate:
     "Turn by quarter turns, without resampling"
     turns: int = 1 # quarter turns, counter-clockwise
-    def apply(self, x): return torch.rot90(x, self.turns, (-2, -1))
-    def undo(self, y): return torch.rot90(y, -self.turns, (-2, -1))
+    def apply(self, x): return _library(x).rot90(x, self.turns, (-2, -1))
+    def undo(self, y): return _library(y).rot90(y, -self.turns, (-2, -1))
 
 # %% ../nbs/04_tta.ipynb #a1d076d8
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Shift:
     down: int = 0 # pixels
     right: int = 0 # pixels
     def apply(self, x):
-        rows, cols = ((torch.arange(n, device=x.device) - by).clamp(0, n - 1) for n, by in zip(x.shape[-2:], (self.down, self.right)))
+        rows, cols = ((np.arange(n) - by).clip(0, n - 1) for n, by in zip(x.shape[-2:], (self.down, self.right)))
         return x[..., rows, :][..., cols]
     def undo(self, y): return Shift(-self.down, -self.right).apply(y)
 
@@ -50,10 +52,15 @@ class Scale:
     "Enlarge about the middle on the same canvas; below 1, shrink"
     by: float = 1.
     def apply(self, x):
-        at = torch.eye(2, 3, device=x.device)[None]/self.by
-        flat = x.reshape(1, -1, *x.shape[-2:])
-        return F.grid_sample(flat, F.affine_grid(at, flat.shape, False), 'bilinear', 'border', False).reshape(x.shape)
+        rows, cols = (_like(x, _between(n, (np.arange(n) - (n - 1)/2)/self.by + (n - 1)/2)) for n in x.shape[-2:])
+        return rows @ x @ cols.T
     def undo(self, y): return Scale(1/self.by).apply(y)
+
+def _between(n, at):
+    "The matrix that reads a row of `n` pixels at these places, between two of them the mean by distance, outside the edge's"
+    return np.maximum(0, 1 - abs(np.asarray(at).clip(0, n - 1)[:, None] - np.arange(n))).astype(np.float32)
+
+def _like(x, a): return a if isinstance(x, np.ndarray) else x.new_tensor(a)
 
 # %% ../nbs/04_tta.ipynb #c805bc4d
 @dataclass(frozen=True)
@@ -92,60 +99,66 @@ MIRRORED = ('flip', 'flips', 'dihedral') # sets for networks that have met mirro
 # %% ../nbs/04_tta.ipynb #fd12eb76
 def _answers(net, x, views, temperature):
     "What a network says of each view, put back in place"
-    for view in views: yield view.undo(torch.as_tensor((net(view.apply(x)).float()/temperature).softmax(1)[:, 1]))
+    for view in views: yield view.undo(_probabilities(net(view.apply(x)), temperature)[:, 1])
 
-@torch.no_grad()
+def _probabilities(scores, temperature):
+    "Softmax of scores (n, 2, h, w), in 32 bits"
+    if not isinstance(scores, np.ndarray): return _library(scores).as_tensor(scores.float()/temperature).softmax(1)
+    grown = np.exp((scores - scores.max(1, keepdims=True))/np.float32(temperature))
+    return grown/grown.sum(1, keepdims=True)
+
+def _no_training(x): return nullcontext() if isinstance(x, np.ndarray) else _library(x).no_grad()
+
+# %% ../nbs/04_tta.ipynb #4647634b
 def tta_probs(
-    net: torch.nn.Module, # pictures (n, 3, h, w) to class scores (n, 2, h, w), in evaluation mode
-    x: torch.Tensor, # pictures, normalised
+    net, # in evaluation mode: pictures (n, 3, h, w) to class scores (n, 2, h, w)
+    x, # pictures, normalised: a tensor, or an array for an `OnnxNet`
     views=VIEWS['none'], # what to ask
     temperature: float = 1., # the scores are divided by it, above 0
-) -> torch.Tensor: # (n, h, w) float32, probability of liver, 0…1
+): # (n, h, w) float32, probability of liver, 0…1
     "Mean over `views` of the probability of liver, each undone before it is averaged"
-    return sum(_answers(net, x, views, temperature))/len(views)
+    with _no_training(x): return sum(_answers(net, x, views, temperature))/len(views)
 
 # %% ../nbs/04_tta.ipynb #69ce41a5
-@torch.no_grad()
 def tta_spread(
-    net: torch.nn.Module, # pictures (n, 3, h, w) to class scores (n, 2, h, w), in evaluation mode
-    x: torch.Tensor, # pictures, normalised
+    net, # in evaluation mode: pictures (n, 3, h, w) to class scores (n, 2, h, w)
+    x, # pictures, normalised: a tensor, or an array for an `OnnxNet`
     views, # what to ask, two or more
     temperature: float = 1., # the scores are divided by it, above 0
 ) -> tuple: # (mean, standard deviation) of the probability of liver over the views, (n, h, w) float32
     "What the views say together, and how far they disagree"
-    answers = torch.stack(list(_answers(net, x, views, temperature)))
-    return answers.mean(0), answers.std(0, correction=0)
+    with _no_training(x): answers = _library(x).stack(list(_answers(net, x, views, temperature)))
+    return answers.mean(0), answers.std(0) if isinstance(x, np.ndarray) else answers.std(0, correction=0)
 
 # %% ../nbs/04_tta.ipynb #bf95b604
-class Together(torch.nn.Module):
+class Ensemble:
     "Several networks as one, which says the mean of their probabilities"
     def __init__(self,
         nets, # pictures to class scores
         temperatures=None, # a number above 0 for each, that its scores are divided by; 1 if not given
     ):
         "Of those networks"
-        super().__init__()
-        self.nets = torch.nn.ModuleList(nets)
+        self.nets = list(nets)
         self.temperatures = [1.]*len(self.nets) if temperatures is None else list(temperatures)
-    def forward(self, x): # logarithms, because a softmax follows
-        each = zip(self.nets, self.temperatures, strict=True)
-        probs = [(torch.as_tensor(net(x)).float()/t).softmax(1) for net, t in each]
-        return torch.stack(probs).mean(0).clamp_min(1e-12).log()
+        self.takes_arrays = all(getattr(net, 'takes_arrays', False) for net in self.nets)
+    def parameters(self): return (p for net in self.nets if hasattr(net, 'parameters') for p in net.parameters())
+    def __call__(self, x): # logarithms, because a softmax follows
+        probs = [_probabilities(net(x), t) for net, t in zip(self.nets, self.temperatures, strict=True)]
+        lib = _library(probs[0])
+        return lib.log(lib.clip(lib.stack(probs).mean(0), 1e-12, None))
 
 # %% ../nbs/04_tta.ipynb #2c632eb4
 def at_once(
     size: int, # pixels of the square that the network sees
-    device, # where it runs
+    device, # where it runs, as torch names it
 ) -> int: # slices
     "A good number of slices for one pass: on a processor few, so that what lies between two layers stays in its cache"
-    return max(1, round(2*320**2/size**2)) if torch.device(device).type == 'cpu' else 16
+    return max(1, round(2*320**2/size**2)) if str(device) == 'cpu' else 16
 
 # %% ../nbs/04_tta.ipynb #ee4d0ef6
-def _home(net): return next(chain(net.parameters(), net.buffers()), torch.empty(0)).device # where a network is
-
 def slice_maps(
     net, meta, # the model
-    slices, # any iterable of arrays as liverseg.data.read_slice gives them, read as they are needed
+    slices, # any iterable of arrays as liverseg.pixels.read_slice gives them, read as they are needed
     tta: str = 'none', # a name in VIEWS
     bs: int = None, # slices at once; at_once if not given
     box: tuple = (slice(None), slice(None)), # rows and columns of the network's square, steps of 32
@@ -154,11 +167,25 @@ def slice_maps(
     "Go through slices in batches, so that memory does not grow with their number; the model's temperature is heeded"
     device, slices, size, temperature = _home(net), iter(slices), (meta['size'],)*2, meta.get('temperature', 1.)
     ask = tta_spread if spread else lambda *args: (tta_probs(*args),)
-    while batch := [s for _, s in zip(range(bs or at_once(size[0], device)), slices)]:
-        found = torch.stack(ask(net, prepare(batch, meta)[(..., *box)].to(device), VIEWS[tta], temperature), 1)
-        maps = found.new_zeros(*found.shape[:2], *size)
+    while batch := [s for _, s in zip(range(bs or at_once(size[0], device or 'cpu')), slices)]:
+        x = prepare(batch, meta)[(..., *box)]
+        if device: x = sys.modules['torch'].from_numpy(x).to(device)
+        found = _library(x).stack(ask(net, x, VIEWS[tta], temperature), 1)
+        maps = _like(x, np.zeros((*found.shape[:2], *size), np.float32))
         maps[(..., *box)] = found
-        for s, m in zip(batch, maps): yield tuple(F.interpolate(m[None], s.shape[:2], mode='bilinear', align_corners=False)[0].cpu().numpy())
+        for s, m in zip(batch, maps): yield tuple(_enlarged(m, s.shape[:2]))
+
+def _home(net):
+    "Where a network of PyTorch's is; None for one that takes arrays"
+    return None if getattr(net, 'takes_arrays', False) else next((p.device for p in net.parameters()), 'cpu')
+
+# %% ../nbs/04_tta.ipynb #fc7ca166
+def _enlarged(maps, shape):
+    "Maps (k, h, w) on another grid, between two pixels the mean by distance, as an array"
+    if not isinstance(maps, np.ndarray):
+        return _library(maps).nn.functional.interpolate(maps[None], shape, mode='bilinear', align_corners=False)[0].cpu().numpy()
+    rows, cols = (_between(n, (np.arange(m) + .5)*n/m - .5) for n, m in zip(maps.shape[1:], shape))
+    return rows @ maps @ cols.T
 
 # %% ../nbs/04_tta.ipynb #dec03fd9
 def slice_probs(

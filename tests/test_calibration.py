@@ -44,7 +44,8 @@ def test_training_fits_a_temperature(model):
 
 def test_the_temperature_is_that_of_the_kept_weights_on_the_validation_slices(model, png):
     from liverseg.data import liver_dls
-    from liverseg.train import fit_temperature, load_model
+    from liverseg.save import load_model
+    from liverseg.temperature import fit_temperature
     net, meta = load_model(model)
     assert fit_temperature(net, liver_dls(png, size=meta['size'], bs=3, device='cpu').valid) == pytest.approx(meta['temperature'], abs=.002)
 
@@ -66,8 +67,9 @@ def test_onnx_carries_it(tempered, png, tmp_path):
     pytest.importorskip('onnxruntime')
     from liverseg.data import read_manifest
     from liverseg.pixels import read_slice
-    from liverseg.models import export_onnx, load_onnx
-    from liverseg.train import load_model
+    from liverseg.models import load_onnx
+    from liverseg.save import export_onnx
+    from liverseg.save import load_model
     from liverseg.tta import slice_probs
     fast, meta = load_onnx(export_onnx(tmp_path / 'm.onnx', tempered[3.]))
     assert meta['temperature'] == 3
@@ -77,7 +79,7 @@ def test_onnx_carries_it(tempered, png, tmp_path):
 
 
 def test_a_temperature_that_cannot_be_is_refused(tempered, png, tmp_path):
-    from liverseg.train import read_meta
+    from liverseg.models import read_meta
     from liverseg.volume import BadInput
     folder = with_temperature(tempered[None], tmp_path / 'model', 7.125)
     good = (folder / 'model.json').read_text()

@@ -163,8 +163,8 @@ def test_the_choices_are_those_of_the_library():
     "They stand in the command line as text, so that its help needs no torch"
     from liverseg.cli import main
     from liverseg.data import AUGMENT
-    from liverseg.losses import LOSSES
-    from liverseg.network import ARCHS, DECODERS
+    from liverseg.recipe import LOSSES
+    from liverseg.recipe import ARCHS, DECODERS
     choices = {p.name: tuple(p.type.choices) for p in main.commands['train'].params if hasattr(p.type, 'choices')}
     assert choices['arch'] == ARCHS and choices['decoder'] == DECODERS
     assert set(choices['loss']) == set(LOSSES) and set(choices['augment']) == {'none', *AUGMENT}
@@ -173,7 +173,7 @@ def test_the_choices_are_those_of_the_library():
 def test_the_defaults_are_those_of_the_library():
     from dataclasses import asdict
     from liverseg.cli import main
-    from liverseg.train import Recipe
+    from liverseg.recipe import Recipe
     given = {p.name: p.default for p in main.commands['train'].params}
     for name, value in asdict(Recipe()).items():
         assert given[name] == value or (value is None and not isinstance(given[name], (int, float, str))), name

@@ -21,7 +21,7 @@ from liverseg.data import read_manifest
 from liverseg.layouts import find_cases
 from liverseg.models import open_model
 from liverseg.phantom import make_subject, write_subject
-from liverseg.train import load_model
+from liverseg.save import load_model
 from liverseg.volume import BadInput, Volume, check_same_grid, read_volume
 from liverseg.work import each
 
@@ -247,7 +247,7 @@ def test_a_worker_that_the_system_stopped():
 def test_weights_that_are_no_numbers(model, tmp_path):
     import shutil
     import torch
-    from liverseg.train import load_model, save_model
+    from liverseg.save import load_model, save_model
     net, meta = load_model(model)
     next(iter(net.parameters())).data[0] = torch.nan
     save_model(net, meta, shutil.copytree(model, tmp_path / 'm'))
@@ -256,7 +256,7 @@ def test_weights_that_are_no_numbers(model, tmp_path):
 
 @pytest.mark.parametrize('change', [dict(subjects=None), dict(subjects=['a']), dict(sha256=None), dict(mean=[10**400, 0, 0]), dict(arch=[]), dict(arch={})])
 def test_descriptions_of_any_shape(change, model, tmp_path):
-    from liverseg.train import read_meta
+    from liverseg.models import read_meta
     (tmp_path / 'model.json').write_text(json.dumps(json.loads((model / 'model.json').read_text()) | change))
     assert f'has {next(iter(change))}' in complaint(read_meta, tmp_path)
     (tmp_path / 'model.json').write_text('['*100_000)

@@ -284,7 +284,7 @@ class Sided(torch.nn.Module):
 def test_a_mirrored_scan_is_noticed(turn, told):
     "Where the network finds more with left and right exchanged, that is said; one that was trained with mirrored pictures is not asked"
     from liverseg.predict import Segmenter
-    from liverseg.train import describe
+    from liverseg.save import describe
     from liverseg.volume import as_volume
     img = trunk([((250, 170, 150), 60), ((100, 170, 150), 20)])
     vol = as_volume(nib.Nifti1Image(np.asarray(img.dataobj)[::turn], img.affine), 's.nii')
@@ -325,7 +325,7 @@ def trunk(balls, shape=(128, 112, 150), spacing=(3, 3, 2)):
 @pytest.mark.parametrize('size', [128, 200])
 def test_short_cuts_find_the_same(balls, size, tmp_path):
     from liverseg.predict import Segmenter
-    from liverseg.train import describe
+    from liverseg.save import describe
     nib.save(trunk(balls), tmp_path / 's.nii')
     found, seen = {}, {}
     for thorough in (False, True):
@@ -339,7 +339,7 @@ def test_short_cuts_find_the_same(balls, size, tmp_path):
 
 def test_no_slice_is_skipped_where_the_spacing_is_unknown(tmp_path):
     from liverseg.predict import Segmenter
-    from liverseg.train import describe
+    from liverseg.save import describe
     nib.save(nib.Nifti1Image(np.asarray(trunk([]).dataobj), np.eye(4)), tmp_path / 's.nii')
     seg = Segmenter(Bright(), dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3))
     assert seg.segment(tmp_path / 's.nii').how['slices_looked_at'] == 150
@@ -348,7 +348,7 @@ def test_no_slice_is_skipped_where_the_spacing_is_unknown(tmp_path):
 @pytest.mark.parametrize('more, cut', [(dict(), True), (dict(arch='efficientnet_b0'), False), (dict(archs=['resnet18', 'efficientnet_b0']), False)])
 def test_networks_that_see_all_at_once_are_shown_all(more, cut, tmp_path):
     from liverseg.predict import Segmenter
-    from liverseg.train import describe
+    from liverseg.save import describe
     nib.save(trunk([((150, 160, 150), 60)]), tmp_path / 's.nii')
     seg = Segmenter(Bright(), dict(describe('resnet18', 256), mean=[.7]*3, std=[.1]*3, flip=True) | more)
     found = seg.segment(tmp_path / 's.nii')

@@ -24,7 +24,7 @@ from liverseg.download import unpack
 from liverseg.network import build_net
 from liverseg.phantom import make_subject, write_subject
 from liverseg.predict import Segmenter, predict
-from liverseg.train import describe, load_model, save_model
+from liverseg.save import describe, load_model, save_model
 from liverseg.volume import AIR, check_same_grid, read_volume, write_mask
 
 ODD = [0, -1, 1, 2, 7, 255, 2**15 - 1, -2**15, 2**31 - 1, -2**31, 2**63 - 1, 1e-30, -.0, .5, 1e30, 1e308, np.nan, np.inf, -np.inf]
@@ -367,7 +367,7 @@ def answering(path):
 
 def sound_onnx(folder):
     "The same network as ONNX"
-    from liverseg.models import export_onnx
+    from liverseg.save import export_onnx
     return export_onnx(folder / 'm.onnx', sound_model(folder)).read_bytes()
 
 
