@@ -16,9 +16,26 @@ import click
 from . import __version__
 from .recipe import LIMITS, NAMES, Recipe, recipe_help
 
+# %% ../nbs/93_cli.ipynb #35e3d20e
+def _echo(text, err=False):
+    "Say something on the terminal, where the name of a file must not do what terminals do at its word"
+    from liverseg.volume import printable
+    click.echo('\n'.join(map(printable, str(text).split('\n'))), err=err)
+
+class _Command(click.Command):
+    "Refuses a place without a name, as a script's variable that is not set gives one; it would be the folder that one is in"
+    def parse_args(self, ctx, args):
+        rest = super().parse_args(ctx, args)
+        for p in self.params:
+            value = ctx.params.get(p.name)
+            if p.metavar != 'NAMES' and '' in (value if isinstance(value, tuple) else (value,)):
+                raise click.UsageError(f'{p.get_error_hint(ctx)} is empty; give a name', ctx)
+        return rest
+
 # %% ../nbs/93_cli.ipynb #9a936cf4
 class _Group(click.Group):
     "Lists subcommands in the order of the work and turns `BadInput` into sentences and exit status 1"
+    command_class = _Command
     def list_commands(self, ctx): return list(self.commands)
     def main(self, *args, **kwargs):
         for stream in (sys.stdout, sys.stderr): # a terminal that knows no … or no ×
@@ -29,11 +46,12 @@ class _Group(click.Group):
         try: return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError): raise # click's own business
         except BadInput as e: status, said = 1, str(e)
-        except OSError as e: status, said = 1, f'{e.filename}: {e.strerror}; check the place and the free space' if e.filename else str(e)
+        except OSError as e: status, said = 1, f'{e.filename or "the output"}: {e.strerror or e}; check the place and the free space'
         except Exception as e: status, said = 70, _unforeseen(e)
-        for line in said.splitlines(): click.echo(f'liverseg: {line}', err=True)
+        for line in said.split('\n'): _echo(f'liverseg: {line}', err=True)
         ctx.exit(status)
 
+# %% ../nbs/93_cli.ipynb #250682b8
 def _unforeseen(e):
     "A sentence for what nobody thought of, the traceback put aside; raised as it is with LIVERSEG_DEBUG=1"
     if os.environ.get('LIVERSEG_DEBUG') == '1': raise e
@@ -108,7 +126,7 @@ def _note(kind, findings):
     for subject, text in findings: who.setdefault(text, []).append(subject)
     for text, names in who.items():
         more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-        click.echo(f"{kind}: {', '.join(names[:5])}{more}: {text}", err=True)
+        _echo(f"{kind}: {', '.join(names[:5])}{more}: {text}", err=True)
 
 # %% ../nbs/93_cli.ipynb #604b5e48
 @main.command()
@@ -121,7 +139,7 @@ def download(name, dst, sha256, file):
 
     Its licence is printed first. The archive is checked before anything is unpacked."""
     from liverseg.download import download
-    download(name, dst, sha256, file, click.echo)
+    download(name, dst, sha256, file, _echo)
 
 # %% ../nbs/93_cli.ipynb #ef7050ee
 @main.command()
@@ -136,15 +154,16 @@ def check(src, workers, strict, report, **finding):
     from liverseg.check import as_json, check, remarks, table
     from liverseg.layouts import find_cases
     from liverseg.volume import BadInput
+    _json_place(report)
     cases = find_cases(src, **_wanted(**finding))
     reports, notes = check(cases, workers), remarks(cases)
     if report: _write_json(report, as_json(reports, src, notes))
-    click.echo(table(reports).to_string(index=False))
+    _echo(table(reports).to_string(index=False))
     errors, warnings = ([e for r in reports for e in r.errors], [(r.subject, str(n)) for r in reports for n in r.warnings])
-    click.echo(f'{len(cases)} subject(s) in {src}: ' + (f'{len(errors)} error(s), {len(warnings)} warning(s)' if errors or warnings else 'nothing wrong'))
-    for note in notes: click.echo(f'note: {note}', err=True)
+    _echo(f'{len(cases)} subject(s) in {src}: ' + (f'{len(errors)} error(s), {len(warnings)} warning(s)' if errors or warnings else 'nothing wrong'))
+    for note in notes: _echo(f'note: {note}', err=True)
     _note('warning', warnings)
-    if errors: raise BadInput('\n'.join(errors))
+    if errors: raise BadInput(*errors)
     if strict and warnings: raise BadInput(f'{src}: has warnings, which --strict takes for errors')
 
 # %% ../nbs/93_cli.ipynb #9538b911
@@ -152,6 +171,15 @@ def _write_json(path, value):
     "Write JSON, whole or not at all"
     from liverseg.volume import atomic_write
     atomic_write(path, (json.dumps(value, indent=1) + '\n').encode())
+
+def _json_place(path):
+    "Raise `BadInput` for a file that is there and that check did not write"
+    from liverseg.volume import BadInput
+    if path is None or not os.path.lexists(path): return
+    try: told = json.loads(Path(path).read_text(encoding='utf-8')) if os.path.isfile(path) else None
+    except (OSError, ValueError, RecursionError): told = None
+    if not (isinstance(told, dict) and {'source', 'errors', 'warnings', 'subjects'} <= told.keys()):
+        raise BadInput(f'{path}: exists and was not written by liverseg check --json; give another name')
 
 # %% ../nbs/93_cli.ipynb #2e31dab3
 @main.command()
@@ -176,12 +204,12 @@ def convert(src, dst, window, bits, on_error, check, preview, workers, strict, *
 # %% ../nbs/93_cli.ipynb #2e32be17
 def _tell(manifest, dst):
     "Say what was converted, and what was not"
-    for remark in manifest.attrs.get('remarks', []): click.echo(f'note: {remark}', err=True)
+    for remark in manifest.attrs.get('remarks', []): _echo(f'note: {remark}', err=True)
     _note('warning', manifest.attrs.get('warnings', []))
-    for why in manifest.attrs.get('skipped', []): click.echo(f'left out: {why}', err=True)
+    for why in manifest.attrs.get('skipped', []): _echo(f'left out: {why}', err=True)
     left_out = manifest.attrs.get('left_out', 0)
     liver = (manifest['liver_px'].replace('', 0).astype(int) > 0).sum()
-    click.echo(f"{manifest['subject'].nunique()} subject(s), {len(manifest)} slices, {liver} of them with liver, in {dst}"
+    _echo(f"{manifest['subject'].nunique()} subject(s), {len(manifest)} slices, {liver} of them with liver, in {dst}"
                + (f'; {left_out} left out' if left_out else ''))
 
 # %% ../nbs/93_cli.ipynb #7f1a5ce0
@@ -229,9 +257,9 @@ def train(data, model, **options):
     MODEL gets model.safetensors, model.json, the training log and pictures of a batch, the loss and the validation. A run that was stopped goes on
     where it was when the same command is given again. With --from, training starts from a trained network instead of ImageNet's weights."""
     from liverseg.train import train
-    meta = train(data, model, say=click.echo, **_asked_for(options))
+    meta = train(data, model, say=_echo, **_asked_for(options))
     score = meta['metrics'].get('case_dice')
-    if not int(os.environ.get('RANK', 0)): click.echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
+    if not int(os.environ.get('RANK', 0)): _echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
 
 # %% ../nbs/93_cli.ipynb #7cea80d5
 def _asked_for(options):
@@ -277,11 +305,11 @@ def _refuse(places, pred, truth):
 # %% ../nbs/93_cli.ipynb #5b78dc34
 def _measure_model(data, report, models, **kwargs):
     from liverseg.evaluate import evaluate
-    return evaluate(data, report, models, **kwargs, say=click.echo)
+    return evaluate(data, report, models, **kwargs, say=_echo)
 
 def _measure_masks(report, pred, truth, **kwargs):
     from liverseg.compare import evaluate_masks
-    return evaluate_masks(pred, truth, report, **kwargs, say=click.echo)
+    return evaluate_masks(pred, truth, report, **kwargs, say=_echo)
 
 def _cases_there(report):
     "Raise `BadInput` now, rather than after the measuring"
@@ -292,21 +320,21 @@ def _tell_comparison(report, against):
     "Say how the Dice differs from another report's"
     from liverseg.compare import add_comparison
     d = add_comparison(report, against)['measures']['dice']
-    if d['difference'] is None: return click.echo(f'against {against}: no case has a Dice in both')
+    if d['difference'] is None: return _echo(f'against {against}: no case has a Dice in both')
     of = '' if d['low'] is None else f", 95 % interval {d['low']:+.4f} to {d['high']:+.4f}, Wilcoxon p {d['wilcoxon_p']:.3g}"
-    click.echo(f"against {against}: Dice {d['difference']:+.4f} on {d['cases']} case(s){of}")
+    _echo(f"against {against}: Dice {d['difference']:+.4f} on {d['cases']} case(s){of}")
 
 # %% ../nbs/93_cli.ipynb #db79412c
 def _tell_dice(s, report):
     "Say what was measured, each figure under its name"
     figure = lambda name: 'undefined' if s[name] is None else f'{s[name]:.4f}'
     views = f", tta {s['tta']}" if 'tta' in s else ''
-    click.echo(f"{s['cases']} case(s){views}: mean case Dice {figure('mean_case_dice')} (worst {figure('worst_case_dice')}, {s['worst_case']}), "
+    _echo(f"{s['cases']} case(s){views}: mean case Dice {figure('mean_case_dice')} (worst {figure('worst_case_dice')}, {s['worst_case']}), "
                f"mean slice Dice {figure('mean_slice_dice')}, pooled Dice {figure('pooled_dice')}")
     far = {k: s['measures'][k] for k in ('hd95_mm', 'assd_mm', 'nsd')}
-    if far['nsd']['finite']: click.echo(f"surface Dice at {s['tolerance_mm']:g} mm {far['nsd']['mean']:.4f}" + ''.join(
+    if far['nsd']['finite']: _echo(f"surface Dice at {s['tolerance_mm']:g} mm {far['nsd']['mean']:.4f}" + ''.join(
         f", {name} {far[k]['mean']:.2f} mm" + f" ({far[k]['infinite']} infinite)"*bool(far[k]['infinite']) for k, name in (('assd_mm', 'ASSD'), ('hd95_mm', 'HD95')) if far[k]['finite']))
-    click.echo(f'report in {report}')
+    _echo(f'report in {report}')
 
 # %% ../nbs/93_cli.ipynb #4242cd23
 @main.command()
@@ -329,19 +357,19 @@ def predict(scan, out, model, spacing, post, maps, thorough, overwrite, also, tt
     No training and no network is needed: a trained network ships with liverseg. Research software, not a medical device."""
     from liverseg.layouts import spacing_known
     from liverseg.predict import predict, predict_folder, scans_in
-    how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=[p for p in post if p != 'none'], maps=maps, thorough=thorough, say=lambda s: click.echo(s, err=True))
+    how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=[p for p in post if p != 'none'], maps=maps, thorough=thorough, say=lambda s: _echo(s, err=True))
     if scans_in(scan, out): return _tell_table(predict_folder(scan, out, [model, *also], overwrite, **how), out)
     found = predict(scan, out, [model, *also], **how)
-    click.echo(f"liver volume {found.volume_ml:.1f} mL, mask in {out}" if spacing_known(found.scan) else f'liver volume unknown, since the voxel size is; mask in {out}')
+    _echo(f"liver volume {found.volume_ml:.1f} mL, mask in {out}" if spacing_known(found.scan) else f'liver volume unknown, since the voxel size is; mask in {out}')
 
 # %% ../nbs/93_cli.ipynb #d49b442e
 def _tell_table(table, out):
     "Say what a folder of scans gave; exit status 1 if one failed"
     for row in table.itertuples():
         volume = 'failed' if isinstance(row.error, str) else 'volume unknown' if row.volume_ml is None or row.volume_ml != row.volume_ml else f'{row.volume_ml:.1f} mL'
-        click.echo(f'{row.scan}: {volume}' + f', cut off at {row.touches}'*bool(row.touches))
+        _echo(f'{row.scan}: {volume}' + f', cut off at {row.touches}'*bool(row.touches))
     bad = int(table['error'].notna().sum())
-    click.echo(f'{len(table)} scan(s), {bad} failed; masks, results.csv and triage.html in {out}')
+    _echo(f'{len(table)} scan(s), {bad} failed; masks, results.csv and triage.html in {out}')
     if bad: raise SystemExit(1)
 
 # %% ../nbs/93_cli.ipynb #02b9e54a
@@ -353,7 +381,7 @@ def export(out, model):
 
     It takes slices (n, 3, h, w), any number of any size, and gives scores of background and liver (n, 2, h, w); window, size and normalisation are in its metadata."""
     from liverseg.save import export_onnx
-    click.echo(f'ONNX file in {export_onnx(out, model)}')
+    _echo(f'ONNX file in {export_onnx(out, model)}')
 
 # %% ../nbs/93_cli.ipynb #0bf77add
 DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)
@@ -370,8 +398,8 @@ def demo(dir, seed, device):
     _demo_data(root, seed, steps)
     _demo_model(root, seed, device, steps)
     _demo_scan(root, seed, device, steps)
-    click.echo('\nEverything is in place:')
-    for name in DEMO_PATHS: click.echo(f'  {root/name}')
+    _echo('\nEverything is in place:')
+    for name in DEMO_PATHS: _echo(f'  {root/name}')
 
 # %% ../nbs/93_cli.ipynb #f3be9673
 DEMO_PATHS = ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz', 'scan_mask.json', 'scan_mask.png')
@@ -382,7 +410,7 @@ class _Steps:
     def __init__(self, n): self.n, self.at = n, 0
     def __call__(self, what):
         self.at += 1
-        click.echo(f'\n[{self.at}/{self.n}] {what}')
+        _echo(f'\n[{self.at}/{self.n}] {what}')
 
 # %% ../nbs/93_cli.ipynb #6c6cebbb
 def _demo_data(root, seed, step):
@@ -407,10 +435,10 @@ def _demo_model(root, seed, device, step):
     from liverseg.train import train
     how = dict(flip=True) | (dict(arch='lite') if has_lite() else dict(pretrained=False))
     step("training, from ImageNet's weights" if has_lite() else "training, from scratch, since the extra liverseg[lite] with ImageNet weights is not installed")
-    train(root/'png', root/'model', device, click.echo, size=DEMO['size'], epochs=DEMO['epochs'], seed=seed, **how)
+    train(root/'png', root/'model', device, _echo, size=DEMO['size'], epochs=DEMO['epochs'], seed=seed, **how)
     step('Dice on subjects that the network has not seen')
     for report, tta in (('report', 'none'), ('report_tta', 'flip')):
-        _tell_dice(evaluate(root/'png', root/report, root/'model', tta=tta, device=device, say=click.echo), root/report)
+        _tell_dice(evaluate(root/'png', root/report, root/'model', tta=tta, device=device, say=_echo), root/report)
 
 # %% ../nbs/93_cli.ipynb #c27bcab6
 def _demo_scan(root, seed, device, step):
@@ -422,4 +450,4 @@ def _demo_scan(root, seed, device, step):
     new = make_subject(1000*seed + 999, DEMO['shape'])
     with TemporaryDirectory(dir=root) as d: write_subject(new, d, 'new')[0].replace(root/'scan.nii.gz')
     found = predict(root/'scan.nii.gz', root/'scan_mask.nii.gz', root/'model', tta='flip', device=device)
-    click.echo(f'liver volume {found.volume_ml:.0f} mL, truth {volume_ml(new.labels, new.affine):.0f} mL')
+    _echo(f'liver volume {found.volume_ml:.0f} mL, truth {volume_ml(new.labels, new.affine):.0f} mL')

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from .convert import read_table
-from .layouts import liver_mask, spacing_known
+from .layouts import NoLiver, liver_mask, spacing_known
 from .evaluate import MEASURES, REPORT_FILES, case_table, outline, show_slices, slice_row, spread, summarise, write_report
 from .metrics import TOLERANCE, distances
 from .report import compared_section, with_section
@@ -27,7 +27,10 @@ def _named(folder):
     "Name to file of a folder's NIfTI files"
     folder = Path(folder)
     if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with a NIfTI mask a case')
-    return {re.sub(r'\.nii(\.gz)?$', '', p.name): p for p in sorted(folder.iterdir()) if p.name.endswith(('.nii', '.nii.gz')) and p.name[0] != '.'}
+    files = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(('.nii', '.nii.gz', '.hdr')) and p.name[0] != '.']
+    named = {re.sub(r'\.(nii(\.gz)?|hdr)$', '', p.name, flags=re.IGNORECASE): p for p in files}
+    if twice := [p for p in files if p not in named.values()]: raise BadInput(f'{twice[0]}: is there in two forms, so which one is meant is unknown; keep one')
+    return named
 
 def mask_pairs(
     pred, # folder of predicted masks
@@ -48,15 +51,34 @@ def measure_pair(
     liver: tuple = (), # the labels that are liver, if not the usual ones
     tolerance: float = TOLERANCE, # mm, for NSD
     pred_liver: tuple = (), # those of the prediction, if others
-) -> tuple: # (rows of slice_row, distances, spacing in mm, NaN if the header does not tell)
+) -> tuple: # (rows of slice_row, distances, spacing in mm, NaN if the header does not tell, a remark on the labels or '')
     "Read a case's two masks and measure them; raises `BadInput`"
     name, *files = pair
     vols = [read_volume(f, fill=0) for f in files]
     check_same_grid(vols[1], vols[0])
-    pred, true = liver_mask(vols[0], pred_liver or liver), liver_mask(vols[1], liver)
+    pred, odd = _predicted(vols[0], pred_liver or liver)
+    true = liver_mask(vols[1], liver)
     spacing = vols[1].spacing if spacing_known(vols[1]) else (np.nan,)*3
     rows = [slice_row(name, z, p, t) for z, (p, t) in enumerate(zip(to_slices(pred), to_slices(true)))]
-    return rows, distances(pred, true, spacing, tolerance) if np.isfinite(spacing).all() else {}, spacing
+    return rows, distances(pred, true, spacing, tolerance) if np.isfinite(spacing).all() else {}, spacing, odd or _numbered(vols, liver, pred_liver)
+
+# %% ../nbs/52_compare.ipynb #18d2b412
+def _predicted(vol, liver):
+    "The liver of a prediction, empty with a remark where it has labels, but none of those that are liver: the network missed it"
+    try: return liver_mask(vol, liver, '--pred-liver'), ''
+    except NoLiver as e: return np.zeros(vol.data.shape, np.uint8), str(e).removesuffix('; mend --pred-liver')
+
+def _numbered(vols, liver, pred_liver):
+    "A remark if one list of labels is for both sides, and each side has others of them; 2 may be missing, as tumours are"
+    pred, true = ([n for n in liver if (v.data == n).any()] for v in vols)
+    if pred_liver or not pred or not true or not (set(pred) ^ set(true)) - {2}: return ''
+    said = lambda labels: ' and '.join(f'{n:g}' for n in labels)
+    return f'{vols[0].path}: of the labels of --liver it has {said(pred)}, its truth {said(true)}; if they number organs otherwise, give --pred-liver too'
+
+def _all_missed(odd, pred):
+    "Raise `BadInput` if no prediction of several has any of the labels: rather a wrong number than so many misses"
+    missed = [note for note in odd if 'none of them is' in note]
+    if len(missed) == len(odd) > 1: raise BadInput(f'{missed[0]}, nor has any other of the {len(odd)} masks of {pred}; mend --pred-liver')
 
 # %% ../nbs/52_compare.ipynb #7074af98
 def evaluate_masks(
@@ -74,8 +96,10 @@ def evaluate_masks(
     pairs = mask_pairs(pred, truth, say)
     found = list(each(partial(measure_pair, liver=liver, tolerance=tolerance, pred_liver=pred_liver), pairs, workers))
     slices = pd.DataFrame([row for rows, *_ in found for row in rows])
+    _all_missed(odd := [remark for *_, remark in found], pred)
+    for remark in filter(None, odd): say(f'warning: {remark}' + ', so it counts as empty; if that is wrong, mend --pred-liver'*('none of them is' in remark))
     names = [name for name, *_ in pairs]
-    blind = [n for n, (*_, spacing) in zip(names, found) if not np.isfinite(spacing).all()]
+    blind = [n for n, (*_, spacing, _) in zip(names, found) if not np.isfinite(spacing).all()]
     if blind: say(f'the headers of {", ".join(blind)} do not tell the voxel size, so there are no distances and volumes')
     cases = case_table(slices, {n: f[2] for n, f in zip(names, found)}, {n: f[1] for n, f in zip(names, found)})
     summary = dict(tolerance_mm=tolerance, labels=dict(pred=[int(n) for n in pred_liver or liver], truth=[int(n) for n in liver]), **summarise(slices, cases))
@@ -86,7 +110,7 @@ def evaluate_masks(
 def _outlines(pairs, labels, ax, subject, z):
     "One slice's outlines, for lack of a scan on nothing, in the patient's proportions"
     vols = [read_volume(f, fill=0) for f in pairs[subject][1:]]
-    pred, true = (to_slices(liver_mask(v, which))[z] for v, which in zip(vols, labels))
+    pred, true = (to_slices(_predicted(v, which)[0])[z] for v, which in zip(vols, labels))
     outline(ax, true, pred)
     ax.set_aspect(vols[1].spacing[1]/vols[1].spacing[0]); ax.invert_yaxis(); ax.axis('off')
 

@@ -6,7 +6,7 @@
 __all__ = ['SUB', 'NONE', 'RLE', 'COLUMNS', 'FILES', 'write_slices', 'convert', 'finish', 'import_slices', 'read_table']
 
 # %% ../nbs/01_convert.ipynb #45d42a3f
-import json
+import json, re
 from pathlib import Path
 
 import imagecodecs
@@ -17,7 +17,7 @@ from .check import check as check_cases, remarks
 from .layouts import SPLITS, Case, find_cases, liver_mask, read_case, spacing_known
 from .look import contact_sheet
 from .pixels import as_windows, form, picture, read_png
-from .volume import WINDOW, BadInput, Volume, to_slices, volume_ml
+from .volume import WINDOW, BadInput, Volume, printable, to_slices, volume_ml
 from .work import each, staging, track
 
 # %% ../nbs/01_convert.ipynb #e3ede66d
@@ -116,15 +116,15 @@ def _sift(cases, reports, on_error, strict):
         said['skipped'] += errors
         said['warnings'] += notes
         if not errors: good.append(c)
-    if said['skipped'] and on_error == 'stop': raise BadInput('\n'.join(said['skipped']))
+    if said['skipped'] and on_error == 'stop': raise BadInput(*said['skipped'])
     return good, said
 
 # %% ../nbs/01_convert.ipynb #78542c47
 def _failed(src, done, skipped, on_error):
     "What went wrong in converting"
     errors = [error for _, error in done if error]
-    if errors and on_error == 'stop': raise BadInput('\n'.join(errors))
-    if not any(rows for rows, _ in done): raise BadInput('\n'.join([*skipped, *errors, f'{src}: no case is left to convert; mend these files']))
+    if errors and on_error == 'stop': raise BadInput(*errors)
+    if not any(rows for rows, _ in done): raise BadInput(*skipped, *errors, f'{src}: no case is left to convert; mend these files')
     return errors
 
 # %% ../nbs/01_convert.ipynb #e61606d5
@@ -202,11 +202,13 @@ def _slice_table(src):
     if not (src/'manifest.csv').is_file(): raise BadInput(f'{src/"manifest.csv"}: there is no such file; it lists file, subject, z and split of each slice')
     table = read_table(src/'manifest.csv', 'it lists file, subject, z and split of each slice')
     if missing := {'file', 'subject', 'z', 'split'} - set(table.columns): raise BadInput(f'{src/"manifest.csv"}: has no column {sorted(missing)[0]}; it needs file, subject, z and split')
-    if not table['subject'].str.fullmatch(r'[^/\\\x00-\x1f\x7f]+').all(): raise BadInput(f'{src/"manifest.csv"}: has a subject without a name, or with a slash or an unprintable character in it; rename it')
+    if odd := [s for s in table['subject'] if not re.fullmatch(r'[^/\\]+', s) or printable(s) != s or len(s.encode()) > 200]:
+        raise BadInput(f'{src/"manifest.csv"}: has a subject without a name, of more than 200 bytes, or with a slash or an unprintable character in it ({odd[0][:40]!r}); rename it')
     if odd := set(table['split']) - set(SPLITS): raise BadInput(f'{src/"manifest.csv"}: has the split {sorted(map(str, odd))[0]}; understood are train, valid and test')
     both = table.groupby('subject')['split'].nunique()
     if (both > 1).any(): raise BadInput(f"{src/'manifest.csv'}: subject '{both.idxmax()}' is in two splits; a subject belongs to one")
-    if not (len(table) and table['z'].str.fullmatch('[0-9]{1,6}').all()): raise BadInput(f'{src/"manifest.csv"}: has no rows, or a z that is no whole number below a million; count slices from 0')
+    if not len(table): raise BadInput(f'{src/"manifest.csv"}: has no rows; list a slice in each')
+    if odd := [z for z in table['z'] if not re.fullmatch('[0-9]{1,6}', z)]: raise BadInput(f'{src/"manifest.csv"}: has a z that is no whole number below a million ({odd[0][:40]!r}); count slices from 0')
     table = table.assign(z=table['z'].astype(int))
     if table.duplicated(['subject', 'z']).any(): raise BadInput(f'{src/"manifest.csv"}: lists a slice of a subject twice; keep one')
     return table
@@ -220,6 +222,6 @@ def _import_slice(src, part, row):
         arrays.append(read_png(src/kind/row['file'], 'L'))
     grey, labels = arrays
     if grey.shape != labels.shape: raise BadInput(f"{src/'masks'/row['file']}: its size {labels.shape} differs from its image's {grey.shape}; give the mask of this slice")
-    mask = liver_mask(Volume(labels, None, None, None, src/'masks'/row['file']))
+    mask = liver_mask(Volume(labels, None, None, None, src/'masks'/row['file']), option='')
     case = Case(row['subject'], row['split'], None)
     return dict(subject=case.subject, split=case.split, z=row['z'], **_save(part, case, row['z'], grey, mask), dx='', dy='', dz='', source=f"images/{row['file']}")

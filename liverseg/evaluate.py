@@ -262,9 +262,9 @@ def _rows(data, split, subjects):
 def _measurable(data, split, meta, say):
     "The rows of `split` that have masks; says what must be known about them"
     from liverseg.pixels import read_form
+    table = _rows(data, split, meta.get('subjects', {}))
     found, wanted = (form_options(what) for what in (read_form(data)[0], meta))
     if found != wanted: raise BadInput(f'{data}: was converted with {found}, the model was trained on {wanted}; convert with {wanted}')
-    table = _rows(data, split, meta.get('subjects', {}))
     if not len(table): raise BadInput(f'{Path(data)/"manifest.csv"}: has no rows of the split {split}; choose another with --split')
     blind = table.loc[table['mask'] == '', 'subject'].unique()
     if len(blind): say(f'{len(blind)} subject(s) without a mask are left out: {", ".join(blind)}')

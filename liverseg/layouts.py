@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'LAYOUTS', 'IMAGE_NAME', 'MASK_NAME', 'TUMOUR', 'LITS_LEAK', 'Case', 'layout', 'lits', 'decathlon',
-           'totalsegmentator', 'chaos', 'ircad', 'find_cases', 'lits_numbers', 'liver_mask', 'with_spacing',
+           'totalsegmentator', 'chaos', 'ircad', 'find_cases', 'lits_numbers', 'liver_mask', 'NoLiver', 'with_spacing',
            'spacing_known', 'read_labels', 'read_case']
 
 # %% ../nbs/16_layouts.ipynb #5e719613
@@ -218,7 +218,7 @@ def _ircad_case(subject, top, name):
 # %% ../nbs/16_layouts.ipynb #c069cdce
 def _is_scan(path):
     "A NIfTI file, or a folder with DICOM files in it?"
-    if path.name.lower().endswith(('.nii', '.nii.gz', '.hdr')): return is_file(path)
+    if path.name.lower().endswith(('.nii', '.nii.gz', '.hdr')): return not is_dir(path) # a link that leads nowhere is said later
     if is_dicom_file(path): return True
     return is_dir(path) and any(read_bytes(p)[128:132] == b'DICM' for p in list(filter(is_file, ls(path)))[:3])
 
@@ -320,22 +320,26 @@ def lits_numbers(
 def liver_mask(
     vol: Volume, # a label volume
     liver: tuple = (), # the labels that are liver; empty: 1, 255, or 1 and 2
+    option: str = '--liver', # what a message tells to mend; '' where there is none
 ) -> np.ndarray: # uint8, 0 or 1, RAS
     "The liver, tumours included unless told otherwise; raises `BadInput` for labels that are not understood"
     data = _whole(vol)
-    if liver: return _declared(vol.path, data, liver)
+    if liver: return _declared(vol.path, data, liver, option)
     low, high = 0 if data.dtype.kind == 'u' else data.min(), in_memory_order(data).max()
     if data.dtype == np.uint8 and high < 2: return data
     inside = data > 0
     if low < 0 or high > 2 and np.count_nonzero(inside) != np.count_nonzero(data == 255):
-        raise BadInput(f'{vol.path}: has the labels {_values(data)}; understood are 0 and 1, 0 and 255, or 0, 1 and 2 (liver, tumour); for others, say which are liver with --liver')
+        raise BadInput(f'{vol.path}: has the labels {_values(data)}; understood are 0 and 1, 0 and 255, or 0, 1 and 2 (liver, tumour); {f"for others, say which are liver with {option}" if option else "number them so"}')
     return inside.view(np.uint8)
 
 # %% ../nbs/16_layouts.ipynb #ebecb85c
-def _declared(path, data, liver):
-    "The labels that were declared to be liver; raises `BadInput` if others are there, but none of them"
+class NoLiver(BadInput):
+    "A label volume has labels, and none of those that were declared to be liver"
+
+def _declared(path, data, liver, option):
+    "The labels that were declared to be liver; raises `NoLiver` if others are there, but none of them"
     mask = np.isin(data, [255 if n == 1 and data.max() == 255 and not (data == 1).any() else n for n in liver])
-    if not mask.any() and (data != 0).any(): raise BadInput(f'{path}: has the labels {_values(data)}, and none of them is {" or ".join(f"{n:g}" for n in liver)}; mend --liver')
+    if not mask.any() and (data != 0).any(): raise NoLiver(f'{path}: has the labels {_values(data)}, and none of them is {" or ".join(f"{n:g}" for n in liver)}; mend {option}')
     return mask.view(np.uint8)
 
 def _whole(vol):

@@ -78,7 +78,7 @@ def read_png(
         pixels = np.asarray(img)
     except BadInput: raise
     except Exception: raise BadInput(f'{path}: cannot be read as PNG; convert it again') # Pillow raises nearly anything
-    if img.mode != kind: raise BadInput(f'{path}: is not {KINDS[kind]} picture; convert it first')
+    if img.mode != kind: raise BadInput(f'{path}: is not {KINDS[kind]} picture but of mode {img.mode}; convert it first')
     return pixels
 
 # %% ../nbs/21_pixels.ipynb #0dc73bdd

@@ -7,7 +7,7 @@ __all__ = ['FIRST_LOOK', 'LIKELY', 'SEES_ALL', 'MORE_MIRRORED', 'ASK_SIDE', 'FAC
            'Segmenter', 'grid_box', 'beside', 'predict', 'scans_in', 'predict_folder']
 
 # %% ../nbs/06_predict.ipynb #cd187703
-import hashlib, io, json, re, time
+import hashlib, io, json, os, re, time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +99,7 @@ class _Sheets:
     def show(self, zs, box):
         "Have the network look at some slices; yields the number and the probability of each"
         pixels = (unpacked(picture(self.slices[z], self.seg.meta)) for z in zs)
-        for z, found in zip(zs, track(slice_maps(self.seg.net, self.seg.meta, pixels, box=box, **self.how), len(zs))):
+        for found, z in zip(track(slice_maps(self.seg.net, self.seg.meta, pixels, box=box, **self.how), len(zs)), zs): # in this order the bar ends
             np.greater(found[0], .5, out=self.mask[z].view(bool))
             for whole, part in zip(self.maps, found): whole[z] = part
             self.looked[z] = True
@@ -232,9 +232,17 @@ def _place(out, scan):
     "Complain if a mask must not be written there"
     if not _names_mask(out): raise BadInput(f'{out}: a mask is written as NIfTI; let its name end in .nii.gz')
     if out.is_dir() or out.resolve() == Path(scan).resolve(): raise BadInput(f'{out}: is {"a folder" if out.is_dir() else "the scan itself"}; give another name for the mask')
+    _can_hold(out.parent)
     if Path(scan).resolve() in [p.resolve() for p in beside(out).values()]: raise BadInput(f'{out}: its maps would replace the scan {scan}; give another name for the mask')
     for path in (out, *beside(out).values()):
-        if path.exists() and not _ours(path, out): raise BadInput(f'{path}: exists and was not written by liverseg predict; give another name for the mask')
+        if os.path.lexists(path) and not _ours(path, out): raise BadInput(f'{path}: exists and was not written by liverseg predict; give another name for the mask')
+
+# %% ../nbs/06_predict.ipynb #8d76aa53
+def _can_hold(folder):
+    "Complain of a place where no folder can be, before the work"
+    there = next(p for p in (Path(folder), *Path(folder).parents) if os.path.lexists(p))
+    if not there.is_dir(): raise BadInput(f'{there}: is no folder, so no masks can be put there; give another place')
+    if not os.access(there, os.W_OK): raise BadInput(f'{there}: cannot be written to; give another place for the masks')
 
 # %% ../nbs/06_predict.ipynb #733ee42b
 def _ours(path, out):
@@ -244,12 +252,12 @@ def _ours(path, out):
 
 def _signed(path):
     "Does a NIfTI file's header say that it is ours? Another program's, or one that was edited and saved, does not"
-    try: return nib.load(path).header['descrip'].item().startswith(b'liverseg ')
+    try: return path.is_file() and nib.load(path).header['descrip'].item().startswith(b'liverseg ')
     except Exception: return False # nibabel raises nearly anything
 
 def _told(out):
     "What the result beside a mask says; None if there is none of ours"
-    try: told = json.loads(beside(out)['result'].read_text())
+    try: told = json.loads(beside(out)['result'].read_text()) if os.path.isfile(beside(out)['result']) else None
     except (OSError, ValueError, RecursionError): return None
     return told if isinstance(told, dict) and 'liver_found' in told else None
 
@@ -277,7 +285,7 @@ NO_SLICES = ('.nii', '.nii.gz', '.json', '.png', '.csv', '.html') # endings of w
 
 def _files_of(home):
     "The files that a scan is read from, and none that is hidden or was written beside them; a .hdr has its voxels in .img"
-    if not home.is_dir(): return [p for p in (home, home.with_suffix('.img')) if p.is_file()]
+    if not home.is_dir(): return [p for p in (home, home.with_suffix('.img'), home.with_suffix('.IMG')) if p.is_file()]
     return sorted(p for p in home.rglob('*') if p.is_file() and p.name[0] != '.' and not p.name.lower().endswith(NO_SLICES))
 
 def _made_from(scan, segmenter, how):
@@ -306,7 +314,7 @@ def predict(
     vol = with_spacing(read_volume(scan), spacing)
     found = segmenter.segment(vol, tta, **how)
     told = found.result() | dict(made_from=_made_from(scan, segmenter, dict(how, tta=tta, spacing=spacing)))
-    for note in told['warnings']: say(f'warning: {scan}: {note}')
+    for note in told['warnings']: say(f'warning: {printable(str(scan))}: {note}')
     _write(found, out, told)
     return found
 
@@ -327,15 +335,15 @@ def scans_in(
     return scans
 
 # %% ../nbs/06_predict.ipynb #0f79a268
-SCAN_LIKE = ('.mha', '.mhd', '.nrrd', '.mgz', '.mgh', '.img', '.dcm', '.ima') # endings of scans that are not read as such
+SCAN_LIKE = ('.mha', '.mhd', '.nrrd', '.mgz', '.mgh', '.img', '.dcm', '.ima', *(f'{kind}.{pack}' for kind in ('.nii', '.img') for pack in ('gz', 'bz2', 'xz', 'zst', 'z', '7z', 'rar'))) # endings of scans that are not read as such
 
 def _left_out(folder, scans, say):
     "Rows for what looks like a scan and is not done, one for all loose DICOM files; whatever else lies there is named"
-    rest = [p for p in sorted(Path(folder).iterdir()) if p not in scans and p.name[0] != '.' and not (p.suffix.lower() == '.img' and p.with_suffix('.hdr') in scans)]
+    rest = [p for p in sorted(Path(folder).iterdir()) if p not in scans and p.name[0] != '.' and not (p.suffix.lower() == '.img' and {p.with_suffix('.hdr'), p.with_suffix('.HDR')} & {*scans})]
     loose = [p for p in rest if is_dicom_file(p)]
-    rows = [dict(scan=p.name, error=f'{p}: is no NIfTI and no DICOM; convert it to .nii.gz') for p in rest if p.suffix.lower() in SCAN_LIKE and p not in loose]
+    rows = [dict(scan=p.name, error=f'{p}: is no NIfTI and no DICOM; convert it to .nii.gz') for p in rest if p.name.lower().endswith(SCAN_LIKE) and p not in loose]
     if loose: rows.append(dict(scan=loose[0].name, error=f'{loose[0]}: is one of {len(loose)} loose DICOM files; put each series into a folder of its own'))
-    if others := [p.name for p in rest if p not in loose and p.suffix.lower() not in SCAN_LIKE]: say(f"left out, being no scans: {', '.join(others[:8])}" + ' …'*(len(others) > 8))
+    if others := [printable(p.name) for p in rest if p not in loose and not p.name.lower().endswith(SCAN_LIKE)]: say(f"left out, being no scans: {', '.join(others[:8])}" + ' …'*(len(others) > 8))
     for row in rows: say(f"error: {row['error']}")
     return rows
 
@@ -344,6 +352,7 @@ def _ready(model, device, tta, scans, out, say):
     "The segmenter, and what must be said before the work: views that it was not trained for, files that are not ours"
     if _names_mask(out): raise BadInput(f'{out}: is the name of one mask, and {scans} holds several scans; give a folder for the masks')
     if Path(out).resolve() == Path(scans).resolve(): raise BadInput(f'{out}: is the folder with the scans; give another one for the masks')
+    _can_hold(out)
     triage_path(out); _results(out)
     segmenter = Segmenter.load(model, device)
     if remark := tta_remark(segmenter.meta, tta): say(remark)
@@ -352,7 +361,7 @@ def _ready(model, device, tta, scans, out, say):
 def _results(out):
     "Where the table goes; complain of one that is not ours"
     path = Path(out)/'results.csv'
-    if path.exists() and not path.read_bytes().startswith(b'scan,volume_ml,'):
+    if os.path.lexists(path) and not (path.is_file() and path.read_bytes().startswith(b'scan,volume_ml,')):
         raise BadInput(f'{path}: exists and was not written by liverseg predict; move it, or give another folder for the masks')
     return path
 
@@ -380,11 +389,17 @@ def predict_folder(
     how = dict(spacing=None, tta=tta, post=[k for k in STEPS if k in post], thorough=thorough, maps=maps) | more
     for scan in found:
         mask = Path(out)/f'{_stem(scan)}.nii.gz'
-        if overwrite or not mask.is_file() or (_told(mask) or {}).get('made_from') != _made_from(scan, segmenter, how):
+        if overwrite or not _done(mask, _made_from(scan, segmenter, how), maps):
             try: predict(scan, mask, segmenter, **how, say=say)
             except Exception as e: rows.append(dict(scan=scan.name, error=_why(scan, e))); say(f"error: {rows[-1]['error']}"); continue
         rows.append(_told(mask))
     return _table(rows, out)
+
+# %% ../nbs/06_predict.ipynb #1b8b1cba
+def _done(mask, made_from, maps):
+    "Is there a mask of ours, made from just this, and all that goes with it?"
+    files = beside(mask)
+    return _signed(mask) and all(files[k].is_file() for k in ('preview', 'prob')[:1 + maps]) and (_told(mask) or {}).get('made_from') == made_from
 
 # %% ../nbs/06_predict.ipynb #98b6dfc4
 def _table(rows, out):

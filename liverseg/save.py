@@ -111,6 +111,7 @@ def export_onnx(
 ) -> Path: # the file
     "Write a trained network as ONNX, for any number of slices of any size; raises `BadInput`"
     if not str(out).endswith('.onnx'): raise BadInput(f'{out}: is not named like an ONNX file; let its name end in .onnx')
+    if os.path.lexists(out) and not _exported(out): raise BadInput(f'{out}: exists and was not written by liverseg export; give another name')
     if str(model).endswith('.onnx'): raise BadInput(f'{model}: is an ONNX file already; give a folder that `liverseg train` wrote')
     if not find_spec('onnx'): raise BadInput(f'{out}: {NO_ONNX}')
     import onnx
@@ -120,6 +121,14 @@ def export_onnx(
     graph.metadata_props.add(key='liverseg', value=json.dumps(meta))
     atomic_write(out, graph.SerializeToString())
     return Path(out)
+
+# %% ../nbs/36_save.ipynb #0fb87946
+def _exported(path):
+    "Did we write this? Our description is near the end of the file"
+    if not os.path.isfile(path): return False
+    with open(path, 'rb') as f:
+        f.seek(max(0, os.path.getsize(path) - 2**22))
+        return b'\n\x08liverseg\x12' in f.read()
 
 # %% ../nbs/36_save.ipynb #d3e39e55
 class _Plain(torch.nn.Module):

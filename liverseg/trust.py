@@ -6,7 +6,7 @@
 __all__ = ['NOTHING', 'MARK_TRIAGE', 'OwnDice', 'fit_expected_dice', 'expected_dice', 'worst_first', 'triage_page', 'triage_path']
 
 # %% ../nbs/63_trust.ipynb #bd49d9cb
-import html
+import html, os
 from urllib.parse import quote
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,6 @@ def triage_path(
 ) -> Path: # of its triage.html
     "Where the page goes; raises `BadInput` for a page of that name that is not ours"
     path = Path(folder)/'triage.html'
-    if path.exists() and MARK_TRIAGE.encode() not in path.read_bytes()[:200]:
+    if os.path.lexists(path) and not (path.is_file() and MARK_TRIAGE.encode() in path.read_bytes()[:200]): # a pipe would never be read to its end
         raise BadInput(f'{path}: exists and was not written by liverseg predict; move it, or give another folder for the masks')
     return path

@@ -65,15 +65,16 @@ def stored_as(
 def printable(
     text: str, # such as a file's name, which may hold anything
 ) -> str:
-    "Text with control characters, terminal escapes and bytes that are no UTF-8 written out"
-    return ''.join(repr(c)[1:-1] if unicodedata.category(c)[0] == 'C' and c != '\n' else c for c in text)
+    "Text with control characters, line breaks, terminal escapes and bytes that are no UTF-8 written out"
+    return ''.join(repr(c)[1:-1] if unicodedata.category(c)[0] == 'C' else c for c in text)
 
 # %% ../nbs/11_volume.ipynb #f9e70076
 logging.getLogger('nibabel.global').setLevel(logging.CRITICAL) # what nibabel mends in a header, we say ourselves
 
 class BadInput(Exception):
-    "What is wrong with something that a user gave: one sentence that names it, says what was found and what to do"
-    def __init__(self, said=''): super().__init__('\n'.join(map(_brief, printable(str(said)).split('\n'))))
+    "What is wrong with what a user gave: a sentence that names it, says what was found and what to do; or several, a line each"
+    def __init__(self, *said): super().__init__(*(_brief(printable(str(sentence))) for sentence in said))
+    def __str__(self): return '\n'.join(self.args)
 
 def _brief(line, most=1000):
     "What a hostile file calls things may fill pages: a line without its middle"
@@ -83,15 +84,15 @@ def _brief(line, most=1000):
 def as_cell(
     value, # of any type; only a text is changed
 ): # the same, or the text with an apostrophe in front
-    "A value as a cell of a table for people: no text in it begins as a formula does"
-    return f"'{value}" if isinstance(value, str) and re.match(r"'*[=+\-@\t\r]", value) else value
+    "A value as a cell of a table for people: no text in it begins as a formula does, nor goes on as one behind a semicolon"
+    return re.sub(r"(^|;)('*[=+\-@\t\r])", r"\1'\2", value) if isinstance(value, str) else value
 
 # %% ../nbs/11_volume.ipynb #e0168260
 def from_cell(
     text: str, # a cell as as_cell left it
 ) -> str: # what it was before
-    "The text of a cell, without the apostrophe that kept it from being a formula"
-    return text[1:] if re.match(r"'+[=+\-@\t\r]", text) else text
+    "The text of a cell, without the apostrophes that kept it from being a formula"
+    return re.sub(r"(^|;)'('*[=+\-@\t\r])", r"\1\2", text)
 
 # %% ../nbs/11_volume.ipynb #b9e6bec4
 def _from_gzip(path):
@@ -130,6 +131,15 @@ def _read_out(part, left=2**32):
         if not n and not part.eof: raise EOFError
         left -= n
 
+# %% ../nbs/11_volume.ipynb #ab3d9cc4
+def _no_file(path): return 'is a link that leads nowhere, a pipe or a device, and no file' if os.path.lexists(path) else 'there is no such file'
+
+def _from_file(path):
+    "What nibabel makes of a file; it looks for `.nii` where a name ends in `.Nii`"
+    if path.suffix.lower() != '.nii' or path.suffix in ('.nii', '.NII'): return nib.load(path)
+    with open(path, 'rb') as f: kind = nib.Nifti2Image if 540 in (int.from_bytes(size := f.read(4), 'little'), int.from_bytes(size, 'big')) else nib.Nifti1Image
+    return kind.from_file_map(dict(image=nib.FileHolder(str(path))))
+
 # %% ../nbs/11_volume.ipynb #4b3a05fa
 def open_nifti(
     path, # a .nii, .nii.gz or .hdr/.img file
@@ -137,8 +147,8 @@ def open_nifti(
     "Open a NIfTI file, or raise `BadInput` with the reason why it cannot be"
     path = Path(path)
     if os.path.isdir(path): raise BadInput(f'{path}: is a folder; give one NIfTI file') # os.path's also take names that are too long for a file
-    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; check the path')
-    try: img = _from_gzip(path) if path.suffix.lower() == '.gz' else nib.load(path)
+    if not os.path.isfile(path): raise BadInput(f'{path}: {_no_file(path)}; check the path')
+    try: img = _from_gzip(path) if path.suffix.lower() == '.gz' else _from_file(path)
     except gzip.BadGzipFile as e:
         raise BadInput(f'{path}: is not a gzip file or is damaged ({e}); copy it again, or name it .nii if it is not compressed')
     except (EOFError, zlib.error, isal_zlib.error):
@@ -170,6 +180,7 @@ def _voxels(img, path):
     if isinstance(img.dataobj, np.ndarray): return _three_d(img.dataobj, path) # made in memory, from DICOM
     slope, inter = img.dataobj.slope, img.dataobj.inter
     try: data = _three_d(_stored(img), path)
+    except FileNotFoundError as e: raise BadInput(f'{path}: its voxels are in {e.filename}, which is not there; copy both files')
     except (EOFError, OSError, OverflowError, TypeError, ValueError, zlib.error, MemoryError) as e:
         raise BadInput(f'{path}: its voxels cannot be read ({_first_line(e)}); the file is truncated or damaged, copy it again')
     with np.errstate(over='ignore', invalid='ignore'): # what is too large for float32 becomes infinite, and is found as such

@@ -113,7 +113,7 @@ def _resume(part, options):
 # %% ../nbs/91_work.ipynb #1b1c5005
 def watched() -> bool: # in a notebook or on a terminal
     "Is there somebody to see a progress bar?"
-    return IN_NOTEBOOK or sys.stdout.isatty()
+    return IN_NOTEBOOK or sys.stdout is not None and sys.stdout.isatty() # it may be closed
 
 # %% ../nbs/91_work.ipynb #42f27b36
 def track(

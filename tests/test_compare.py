@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import run
 
-from liverseg.volume import stored_as
+from liverseg.compare import evaluate_masks
+from liverseg.volume import BadInput, stored_as
 
 
 @pytest.fixture
@@ -66,6 +67,54 @@ def test_each_side_has_its_own_labels(folders):
     assert 'mean case Dice 1.0000' not in measure(folders, '--liver', '1,5').stdout
     assert 'mean case Dice 1.0000' in measure(folders, '--pred-liver', '5').stdout
     assert json.loads((folders / 'report/summary.json').read_text())['labels'] == dict(pred=[5], truth=[])
+
+
+def numbered(folders, *labels):
+    "Predictions right in place, with the liver as the given number in each case, and another organ as 1"
+    for k, n in enumerate(labels):
+        true = nib.load(folders / f'truth/case{k}.nii.gz')
+        other = np.roll(np.asarray(true.dataobj), 9, 0)
+        nib.save(nib.Nifti1Image(np.where(np.asarray(true.dataobj) > 0, n, other).astype(np.uint8), true.affine), folders / f'pred/case{k}.nii')
+
+
+def told(folders, **how):
+    "Measured in this process: all that was said, with the mean Dice; or what is wrong"
+    said = []
+    try: said.append(f"mean {evaluate_masks(folders / 'pred', folders / 'truth', folders / 'report', say=said.append, **how)['mean_case_dice']:.4f}")
+    except BadInput as e: said.append(str(e))
+    return '\n'.join(said)
+
+
+def test_a_liver_that_a_network_for_many_organs_missed(folders):
+    "It counts as empty, and that is said; a number that is in none of the masks is rather a wrong one"
+    numbered(folders, 5, 5, 0)
+    found = told(folders, pred_liver=(5.,))
+    assert 'case2.nii: has the labels 0, 1, and none of them is 5, so it counts as empty' in found and 'mean 0.6667' in found
+    assert 'nor has any other of the 3 masks' in (found := told(folders, pred_liver=(6,))) and found.endswith('mend --pred-liver')
+    for k in (0, 1):
+        for side in ('truth', 'pred'): next((folders / side).glob(f'case{k}.*')).unlink()
+    assert 'mean 0.0000' in told(folders, pred_liver=(5,))
+    alone = nib.load(folders / 'truth/case2.nii.gz')
+    nib.save(nib.Nifti1Image(np.asarray(alone.dataobj)*7, alone.affine), folders / 'pred/case2.nii')
+    assert 'with --pred-liver' in told(folders)
+
+
+def test_one_list_of_labels_for_two_numberings_is_said(folders):
+    numbered(folders, 5, 5, 5)
+    assert 'it has 1 and 5, its truth 1' in told(folders, liver=(1, 5))
+    numbered(folders, 1, 1, 1)
+    assert 'warning' not in told(folders, liver=(1, 2))
+
+
+def test_masks_with_other_endings_are_measured_too(folders):
+    "In capitals, or as a pair of files; none is passed over, and of two that could be meant one has to go"
+    mask = nib.load(folders / 'truth/case0.nii.gz')
+    nib.save(nib.Nifti1Pair(np.asarray(mask.dataobj), mask.affine), folders / 'truth/case0.hdr')
+    assert 'in two forms' in told(folders)
+    (folders / 'truth/case0.nii.gz').unlink()
+    (folders / 'truth/case1.nii.gz').rename(folders / 'truth/case1.NII.GZ')
+    (folders / 'pred/case2.nii').rename(folders / 'pred/case2.Nii')
+    assert 'mean' in told(folders) and json.loads((folders / 'report/summary.json').read_text())['cases'] == 3
 
 
 @pytest.mark.parametrize('harm, says', [

@@ -98,6 +98,15 @@ def test_dicom_is_not_taken_at_its_word(name, subject, tmp_path):
     assert said in what and str(tmp_path / 's/image_') in what
 
 
+@pytest.mark.parametrize('tags', [dict(RescaleIntercept=lambda k: '-1024' if k == 3 else '0'), dict(RescaleSlope=lambda k: '2' if k == 3 else '1')])
+def test_a_slice_on_another_scale_is_named(tags, subject, tmp_path):
+    pytest.importorskip('pydicom')
+    from liverseg.dicom import write_series
+    for name, more in (('s', tags), ('t', {})): write_series(subject.hu, subject.affine, tmp_path / name, **more)
+    assert [n.text.split(' ')[0] for n in read_volume(tmp_path / 's').notes if n.code == 'rescale differs'] == ['image_3']
+    assert not read_volume(tmp_path / 't').notes
+
+
 def test_one_dicom_file_is_a_scan(subject, tmp_path):
     pytest.importorskip('pydicom')
     from liverseg.dicom import write_series
@@ -167,10 +176,11 @@ def vast(path): Image.new('1', (20000, 20000)).save(path)
 
 @pytest.mark.parametrize('image, row, said', [
     (palette, {}, 'is not an 8-bit grey picture'), (gif, {}, 'cannot be read as PNG'), (fifo, {}, 'there is no such file'), (vast, {}, '0.png'),
-    (None, dict(subject='a\0b'), 'unprintable'), (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
+    (None, dict(subject='a\0b'), 'unprintable'), (None, dict(subject='a\u202eb'), 'unprintable'), (None, dict(subject='ä'*101), 'more than 200 bytes'),
+    (None, dict(z='-1'), "('-1')"), (lambda p: Image.fromarray(np.full((8, 8), 77, np.uint8)).save(p.parents[1] / 'masks/0.png'), {}, 'number them so'), (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
 def test_slices_that_are_none(image, row, said, tmp_path):
     assert said in complaint(import_slices, slices(tmp_path / 's', image, **row), tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
+    assert not [p for p in tmp_path.iterdir() if p.name != 's']
 
 
 @pytest.mark.parametrize('change, said', [(dict(dx='0'), 'no length in mm'), (dict(dz='-2'), 'no length in mm'), (dict(dy='inf'), 'no length in mm'), (dict(z='1e30'), 'no z'), (None, 'same subject and z')])
@@ -339,7 +349,7 @@ def test_scans_and_masks_named_like_formulas(model, subject, tmp_path):
 
 
 @pytest.mark.parametrize('name, cell', [('=1+1', "'=1+1"), ('+1', "'+1"), ('-1', "'-1"), ('@a', "'@a"), ('\t=1', "'\t=1"), ('\r=1', "'\r=1"), ("'=1", "''=1"),
-                                        ("o'hara", "o'hara"), ("'a'", "'a'"), ('a=1', 'a=1'), ('', ''), (-1.5, -1.5)])
+                                        ("o'hara", "o'hara"), ("'a'", "'a'"), ('a=1', 'a=1'), ('a;=1+1', "a;'=1+1"), (";'-1;;@x;a", ";''-1;;'@x;a"), ('a; =1', 'a; =1'), ('', ''), (-1.5, -1.5)])
 def test_a_text_as_a_cell_and_back(name, cell):
     from liverseg.volume import as_cell, from_cell
     assert as_cell(name) == cell and (not isinstance(cell, str) or from_cell(cell) == name)
@@ -444,6 +454,130 @@ def test_an_archive_of_zeros(tmp_path):
     tail[12:16] = len(entries).to_bytes(4, 'little')
     (tmp_path / 'a.zip').write_bytes(raw[:at] + entries + tail)
     assert 'times as much' in complaint(read_volume, tmp_path / 'a.zip')
+
+
+def test_archives_that_hold_too_much_together(tmp_path, monkeypatch):
+    "Each within its own limit; what lies in an archive within another counts again"
+    pytest.importorskip('pydicom')
+    from liverseg import dicom
+    monkeypatch.setattr(dicom, 'MOST_UNPACKED', 10**6)
+    for k in range(3):
+        with zipfile.ZipFile(tmp_path / f'{k}.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a.bin', bytes(400_000))
+    assert 'without DICOM' in complaint(read_volume, tmp_path / '0.zip')
+    said = complaint(read_volume, tmp_path)
+    assert '2.zip: comes to more than' in said and 'unpack it first' in said
+    with zipfile.ZipFile(tmp_path / 'whole.zip', 'w') as z:
+        for k in range(3): z.write(tmp_path / f'{k}.zip', f'{k}.zip')
+    assert 'whole.zip/2.zip: comes to more than' in complaint(read_volume, tmp_path / 'whole.zip')
+
+
+# ---- what lies where an answer goes
+
+@pytest.fixture(scope='module')
+def scans(tmp_path_factory, subject):
+    folder = tmp_path_factory.mktemp('scans')
+    nib.save(nib.Nifti1Image(subject.hu, subject.affine), folder / 'a.nii.gz')
+    return folder
+
+
+@pytest.mark.parametrize('name', ['results.csv', 'triage.html', 'a.json', 'a.png', 'a.nii.gz'])
+@pytest.mark.parametrize('put', [os.mkfifo, lambda p: p.symlink_to('/nowhere/at/all'), lambda p: p.mkdir()], ids=['pipe', 'link', 'folder'])
+def test_what_is_no_file_in_the_place_of_an_answer(name, put, scans, model, tmp_path):
+    "Neither waited for nor replaced"
+    from liverseg.predict import predict_folder
+    put(tmp_path / name)
+    kind = (tmp_path / name).lstat().st_mode
+    try: said = predict_folder(scans, tmp_path, model, device='cpu', say=lambda s: None)['error'][0]
+    except BadInput as e: said = str(e)
+    assert f'{name}: ' in said and ('was not written by' in said or 'is a folder' in said) and (tmp_path / name).lstat().st_mode == kind
+
+
+def test_a_folder_for_masks_that_cannot_be_one(scans, model, tmp_path):
+    "Said before the work"
+    (tmp_path / 'note.txt').write_text('mine')
+    from liverseg.predict import predict, predict_folder
+    for out in ('note.txt', 'note.txt/deep/er'): assert 'note.txt: is no folder' in complaint(predict_folder, scans, tmp_path / out, model, device='cpu')
+    assert 'note.txt: is no folder' in complaint(predict, scans / 'a.nii.gz', tmp_path / 'note.txt/m.nii.gz', model, device='cpu', say=pytest.fail)
+
+
+def test_files_of_others_are_not_replaced_by_a_list_or_a_network(scans, subject, model, tmp_path):
+    before = (scans / 'a.nii.gz').read_bytes()
+    assert 'was not written by liverseg check' in run('check', scans, '--json', scans / 'a.nii.gz', ok=1).stderr
+    assert (scans / 'a.nii.gz').read_bytes() == before
+    for _ in range(2): run('check', scans, '--json', tmp_path / 'found.json', ok=0)
+    (tmp_path / 'other.onnx').write_bytes(bytes(1000))
+    pytest.importorskip('onnx')
+    from liverseg.save import export_onnx
+    assert 'was not written by liverseg export' in complaint(export_onnx, tmp_path / 'other.onnx', model)
+    assert (tmp_path / 'other.onnx').read_bytes() == bytes(1000)
+    for _ in range(2): export_onnx(tmp_path / 'ours.onnx', model)
+
+
+def test_what_was_changed_or_taken_away_is_not_done(scans, model, tmp_path):
+    from liverseg.predict import predict_folder
+    how = dict(model=model, device='cpu', say=lambda s: None)
+    for maps in (False, True): predict_folder(scans, tmp_path, maps=maps, **how)
+    for name in ('a.png', 'a_prob.nii.gz'):
+        (tmp_path / name).unlink()
+        predict_folder(scans, tmp_path, maps=True, **how)
+        assert (tmp_path / name).is_file(), name
+    mask = nib.load(tmp_path / 'a.nii.gz')
+    nib.save(nib.Nifti1Image(np.ones(mask.shape, np.uint8), mask.affine), tmp_path / 'a.nii.gz')
+    assert 'was not written by' in predict_folder(scans, tmp_path, maps=True, **how)['error'][0]
+
+
+def test_scans_in_other_wrappings(scans, subject, model, tmp_path):
+    "A pair of files in capitals is one scan; another packer's file is named and counts as failed"
+    from liverseg.predict import predict_folder
+    nib.save(nib.Nifti1Pair(subject.hu, subject.affine), tmp_path / 'c.hdr')
+    for end in ('hdr', 'img'): (tmp_path / f'c.{end}').rename(tmp_path / f'C.{end.upper()}')
+    (tmp_path / 'b.nii.bz2').write_bytes(b'BZh9')
+    table = predict_folder(tmp_path, tmp_path / 'out', model, device='cpu', say=lambda s: None)
+    assert table['error'].notna().tolist() == [True, False] and 'b.nii.bz2: is no NIfTI' in table['error'][0]
+    (tmp_path / 'C.IMG').rename(tmp_path / 'C.gone')
+    assert 'which is not there' in complaint(read_volume, tmp_path / 'C.HDR')
+
+
+def test_a_link_that_leads_nowhere_is_not_passed_over(scans, tmp_path):
+    shutil.copy(scans / 'a.nii.gz', tmp_path)
+    (tmp_path / 'b.nii.gz').symlink_to('nowhere.nii.gz')
+    os.mkfifo(tmp_path / 'c.nii.gz')
+    done = run('check', tmp_path, ok=1)
+    for name in ('b', 'c'): assert f'{name}.nii.gz: is a link that leads nowhere, a pipe or a device' in done.stderr
+
+
+# ---- the terminal
+
+def test_a_name_does_nothing_to_the_terminal(scans, tmp_path):
+    "Neither in the table nor beside it, and no line of a file's name looks like one of ours"
+    for name in ('a\x1b]0;x\x07b', 'c\nd'): shutil.copy(scans / 'a.nii.gz', tmp_path / f'{name}.nii.gz')
+    code = 'import sys, click; click.utils.should_strip_ansi = lambda *a: False; from liverseg.cli import main; main()' # as on a terminal
+    done = subprocess.run([sys.executable, '-c', code, 'check', str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and r'a\x1b]0;x\x07b' in done.stdout and '\x1b' not in done.stdout + done.stderr
+    assert done.stderr.count('rename it') == len(done.stderr.splitlines()) == 2
+
+
+def test_nobody_listens(scans, tmp_path):
+    "A closed or full output is no reason to break down"
+    for close, status in (('>&-', 0), ('>&- 2>&-', 0), ('>/dev/full', 1)):
+        done = subprocess.run(['bash', '-c', f'"$0" check "$1" {close}', *LIVERSEG, str(scans)], capture_output=True, text=True)
+        assert done.returncode == status and 'Traceback' not in done.stderr, done.stderr
+    assert done.stderr.startswith('liverseg: the output: No space left')
+
+
+@pytest.mark.parametrize('args', [('check', ''), ('predict', '', 'm.nii.gz'), ('predict', 'a', ''), ('check', 'a', '--json', ''), ('evaluate', '--pred', '', '--truth', 'a', 'r')])
+def test_an_empty_name_is_not_the_folder_that_one_is_in(args, tmp_path):
+    from click.testing import CliRunner
+    from liverseg.cli import main
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(tmp_path)
+        done = CliRunner().invoke(main, args)
+    assert done.exit_code == 2 and 'is empty' in done.output and not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_convert_did_not_write(scans, tmp_path):
+    from liverseg.evaluate import evaluate
+    assert 'manifest.csv: there is no such file' in complaint(evaluate, scans, tmp_path / 'r', device='cpu')
 
 
 # ---- models
