@@ -19,7 +19,7 @@ from .layouts import NoLiver, liver_mask, spacing_known
 from .evaluate import MEASURES, REPORT_FILES, case_table, outline, show_slices, slice_row, spread, summarise, write_report
 from .metrics import TOLERANCE, distances
 from .report import compared_section, with_section
-from .volume import BadInput, as_cell, atomic_write, check_same_grid, from_cell, read_volume, to_slices
+from .volume import BadInput, as_cell, atomic_write, check_same_grid, from_cell, printable, read_volume, to_slices
 from .work import check_target, each
 
 # %% ../nbs/52_compare.ipynb #985b2025
@@ -28,6 +28,7 @@ def _named(folder):
     folder = Path(folder)
     if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with a NIfTI mask a case')
     files = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(('.nii', '.nii.gz', '.hdr')) and p.name[0] != '.']
+    if odd := [p for p in files if printable(p.name) != p.name]: raise BadInput(f'{odd[0]}: has characters in its name that no table can hold; rename it')
     named = {re.sub(r'\.(nii(\.gz)?|hdr)$', '', p.name, flags=re.IGNORECASE): p for p in files}
     if twice := [p for p in files if p not in named.values()]: raise BadInput(f'{twice[0]}: is there in two forms, so which one is meant is unknown; keep one')
     return named
@@ -143,6 +144,7 @@ def read_cases(
     if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; give the folder of a report that liverseg evaluate wrote')
     try: table = read_table(path, 'make the report again with liverseg evaluate').set_index('subject').apply(pd.to_numeric).rename(from_cell)
     except (ValueError, KeyError): raise BadInput(f'{path}: is no table of cases; make the report again with liverseg evaluate')
+    if not table.index.is_unique: raise BadInput(f'{path}: has a subject twice; make the report again with liverseg evaluate')
     if 'dice' not in table: raise BadInput(f'{path}: has no column dice; make the report again with liverseg evaluate')
     return table
 

@@ -25,7 +25,7 @@ SUB, NONE, RLE = (getattr(imagecodecs.PNG, part)[name] for part, name in (('FILT
 
 def _png(pixels, path, filter=SUB):
     "Write a PNG"
-    raw = imagecodecs.png_encode(np.ascontiguousarray(pixels), level=1, strategy=RLE, filter=filter)
+    raw = imagecodecs.png_encode(pixels.copy(), level=1, strategy=RLE, filter=filter)
     try:
         with open(path, 'wb') as f: f.write(raw)
     except OSError as e: raise OSError(e.errno, e.strerror, path) from None # a full disk does not say where

@@ -66,7 +66,8 @@ def printable(
     text: str, # such as a file's name, which may hold anything
 ) -> str:
     "Text with control characters, line breaks, terminal escapes and bytes that are no UTF-8 written out"
-    return ''.join(repr(c)[1:-1] if unicodedata.category(c)[0] == 'C' else c for c in text)
+    return ''.join(repr(c)[1:-1] if (kind := unicodedata.category(c))[0] == 'C' or kind in ('Zl', 'Zp') else c for c in text)
+
 
 # %% ../nbs/11_volume.ipynb #f9e70076
 logging.getLogger('nibabel.global').setLevel(logging.CRITICAL) # what nibabel mends in a header, we say ourselves
@@ -131,14 +132,26 @@ def _read_out(part, left=2**32):
         if not n and not part.eof: raise EOFError
         left -= n
 
+# %% ../nbs/11_volume.ipynb #fb49eac6
+def _from_file(path):
+    "A file that is not compressed, or a pair; nibabel knows .nii and .NII, and not .Nii"
+    if path.suffix.lower() != '.nii' or path.suffix in ('.nii', '.NII'): return nib.load(path)
+    with open(path, 'rb') as f: start = f.read(4)
+    is_nifti2 = 540 in (int.from_bytes(start, 'little'), int.from_bytes(start, 'big'))
+    return (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_file_map({'image': nib.FileHolder(filename=str(path))})
+
+def _lengths(img):
+    "The voxel's lengths as the file has them, where nibabel takes 1 for 0"
+    if not isinstance(img, nib.Nifti1Pair): return ()
+    where = img.file_map.get('header', img.file_map['image'])
+    if where.fileobj: raw = bytes(where.fileobj.getbuffer()[:540])
+    else:
+        with nib.openers.Opener(where.filename) as f: raw = f.read(540)
+    header = img.header_class.from_fileobj(io.BytesIO(raw), check=False)
+    return header['pixdim'][1:1 + min(3, int(header['dim'][0]))].tolist()
+
 # %% ../nbs/11_volume.ipynb #ab3d9cc4
 def _no_file(path): return 'is a link that leads nowhere, a pipe or a device, and no file' if os.path.lexists(path) else 'there is no such file'
-
-def _from_file(path):
-    "What nibabel makes of a file; it looks for `.nii` where a name ends in `.Nii`"
-    if path.suffix.lower() != '.nii' or path.suffix in ('.nii', '.NII'): return nib.load(path)
-    with open(path, 'rb') as f: kind = nib.Nifti2Image if 540 in (int.from_bytes(size := f.read(4), 'little'), int.from_bytes(size, 'big')) else nib.Nifti1Image
-    return kind.from_file_map(dict(image=nib.FileHolder(str(path))))
 
 # %% ../nbs/11_volume.ipynb #4b3a05fa
 def open_nifti(
@@ -148,7 +161,9 @@ def open_nifti(
     path = Path(path)
     if os.path.isdir(path): raise BadInput(f'{path}: is a folder; give one NIfTI file') # os.path's also take names that are too long for a file
     if not os.path.isfile(path): raise BadInput(f'{path}: {_no_file(path)}; check the path')
-    try: img = _from_gzip(path) if path.suffix.lower() == '.gz' else _from_file(path)
+    try:
+        img = _from_gzip(path) if path.suffix.lower() == '.gz' else _from_file(path)
+        lengths = _lengths(img)
     except gzip.BadGzipFile as e:
         raise BadInput(f'{path}: is not a gzip file or is damaged ({e}); copy it again, or name it .nii if it is not compressed')
     except (EOFError, zlib.error, isal_zlib.error):
@@ -159,6 +174,8 @@ def open_nifti(
         raise BadInput(f'{path}: is a {type(img).__name__}, not NIfTI; convert it to .nii.gz first')
     if img.header['magic'] == img.header.single_magic and img.dataobj.offset < img.header['sizeof_hdr']:
         raise BadInput(f"{path}: says that its voxels begin at byte {img.dataobj.offset}, within its own header; export it again")
+    if not img.header['sform_code'] and 0 in lengths and (img.header['qform_code'] or any(lengths)):
+        raise BadInput(f'{path}: says that its voxels have the size {"×".join(f"{v:g}" for v in lengths)} mm; export it again')
     return img
 
 # %% ../nbs/11_volume.ipynb #83418082
@@ -206,7 +223,9 @@ def _stored(img):
     if min(proxy.shape) < 0: raise ValueError(f'its shape is {proxy.shape}')
     if isinstance(proxy.file_like, io.BytesIO): return np.ndarray(proxy.shape, proxy.dtype, proxy.file_like.getbuffer(), proxy.offset, order='F')
     need, path = proxy.offset + math.prod(map(int, proxy.shape))*proxy.dtype.itemsize, Path(proxy.file_like)
-    if path.suffix != '.gz' and path.stat().st_size < need: raise ValueError(f'{need} bytes are announced, {path.stat().st_size} are there')
+    if path.suffix != '.gz':
+        if (there := path.stat().st_size) < need: raise ValueError(f'{need} bytes are announced, {there} are there')
+        img.extra['more'] = there > need
     return proxy.get_unscaled()
 
 def _three_d(data, path):
@@ -216,6 +235,7 @@ def _three_d(data, path):
     if len(shape) > 3 and set(shape[3:]) == {1}: data = data.reshape(shape[:3])
     if data.ndim == 2: data = data[..., None]
     if data.ndim == 3: return data
+    if data.ndim < 3: raise BadInput(f'{path}: has shape {shape}, which is no volume; export it again')
     raise BadInput(f'{path}: has shape {shape}, so it is {int(np.prod(shape[3:]))} volumes, not one; give one phase or time point')
 
 # %% ../nbs/11_volume.ipynb #cd6e458f

@@ -68,6 +68,68 @@ def test_more_than_the_header_announces(subject, tmp_path):
     assert 'damaged' in complaint(read_volume, tmp_path / 'crc.nii.gz')
 
 
+def test_a_file_that_goes_on_is_said_in_any_form(subject, tmp_path):
+    "Not compressed and as a pair, too"
+    img = nib.Nifti1Image(subject.hu, subject.affine)
+    (tmp_path / 'a.nii').write_bytes(img.to_bytes() + bytes(5))
+    nib.save(nib.Nifti1Pair(subject.hu, subject.affine), tmp_path / 'b.img')
+    assert 'longer' not in [n.code for n in read_volume(tmp_path / 'b.hdr').notes]
+    with (tmp_path / 'b.img').open('ab') as f: f.write(bytes(5))
+    for name in ('a.nii', 'b.hdr'): assert 'longer' in [n.code for n in read_volume(tmp_path / name).notes]
+
+
+@pytest.mark.parametrize('forms, lengths, good', [((1, 0), (0, 2, 2), False), ((1, 0), (0, 0, 0), False), ((0, 0), (2, 2, 0), False), ((0, 0), (0, 0, 0), True), ((1, 1), (0, 0, 0), True)])
+def test_a_voxel_of_no_size(forms, lengths, good, subject, tmp_path):
+    "nibabel takes 1 mm for 0, which is a wrong volume; a sform tells without, and where nothing tells the size is unknown"
+    img = nib.Nifti1Image(subject.hu, None)
+    img.set_qform(subject.affine, forms[0]), img.set_sform(subject.affine, forms[1])
+    raw = bytearray(img.to_bytes())
+    raw[80:92] = np.array(lengths, '<f4').tobytes()
+    (tmp_path / 'a.nii').write_bytes(raw), (tmp_path / 'a.nii.gz').write_bytes(gzip.compress(raw))
+    for name in ('a.nii', 'a.nii.gz'):
+        if not good: assert '×' in complaint(read_volume, tmp_path / name); continue
+        vol = read_volume(tmp_path / name)
+        assert np.allclose(vol.spacing, nib.affines.voxel_sizes(subject.affine)) if forms[1] else 'spacing' in [n.code for n in vol.notes]
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 1), (1, 8, 2), (8, 1, 2)])
+def test_a_scan_of_one_column(shape, tmp_path):
+    "Its masks are views with steps that the encoder of PNG does not take"
+    from liverseg.convert import convert
+    (tmp_path / 'data/test/nii').mkdir(parents=True)
+    for name, data in dict(orig=np.full(shape, 40, np.int16), liver=np.ones(shape, np.uint8)).items():
+        nib.save(nib.Nifti1Image(data, np.diag([2., 3, 4, 1])), tmp_path / f'data/test/nii/a_{name}.nii.gz')
+    assert len(convert(tmp_path / 'data', tmp_path / 'png')) == shape[2]
+
+
+def test_a_single_row_is_no_volume(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros(24, np.int16), np.diag([2., 2, 2, 1])), tmp_path / 'a.nii')
+    assert 'which is no volume' in complaint(read_volume, tmp_path / 'a.nii')
+
+
+def test_endings_in_any_case(subject, tmp_path):
+    raw = nib.Nifti1Image(subject.hu, subject.affine).to_bytes()
+    for name in ('a.NII', 'a.Nii', 'a.nII.gZ'):
+        (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith('Z') else raw)
+        assert (read_volume(tmp_path / name).data == subject.hu).all()
+
+
+def test_masks_in_any_form(subject, tmp_path):
+    "Endings in any case, and pairs; two forms of one name are no pair of masks, and a name that no table holds is refused"
+    from liverseg.compare import mask_pairs
+    img = nib.Nifti1Image(subject.labels, subject.affine)
+    for folder in ('pred', 'truth'): (tmp_path / folder).mkdir()
+    (tmp_path / 'pred/a.NII').write_bytes(img.to_bytes()), nib.save(img, tmp_path / 'truth/a.hdr')
+    assert [name for name, *_ in mask_pairs(tmp_path / 'pred', tmp_path / 'truth')] == ['a']
+    nib.save(img, tmp_path / 'truth/a.nii.gz')
+    assert 'in two forms' in complaint(mask_pairs, tmp_path / 'pred', tmp_path / 'truth')
+    (tmp_path / 'truth/a.nii.gz').unlink()
+    for name in ('\udcff', 'a\nb', '\u2028', '\x1b[2J'):
+        nib.save(img, tmp_path / f'pred/{name}.nii')
+        assert 'rename it' in complaint(mask_pairs, tmp_path / 'pred', tmp_path / 'truth')
+        (tmp_path / f'pred/{name}.nii').unlink()
+
+
 @pytest.mark.parametrize('shift, scale, good', [(.001, 1, True), (0, 1.0001, True), (0, 1.02, False), (3, 1, False)])
 def test_the_farthest_corner_counts(subject, shift, scale, good):
     affine = subject.affine @ np.diag([scale]*3 + [1])
@@ -176,7 +238,7 @@ def vast(path): Image.new('1', (20000, 20000)).save(path)
 
 @pytest.mark.parametrize('image, row, said', [
     (palette, {}, 'is not an 8-bit grey picture'), (gif, {}, 'cannot be read as PNG'), (fifo, {}, 'there is no such file'), (vast, {}, '0.png'),
-    (None, dict(subject='a\0b'), 'unprintable'), (None, dict(subject='a\u202eb'), 'unprintable'), (None, dict(subject='ä'*101), 'more than 200 bytes'),
+    (None, dict(subject='a\0b'), 'unprintable'), (None, dict(subject='a\u202eb'), 'unprintable'), (None, dict(subject='ä'*101), 'more than 200 bytes'), (None, dict(subject='b'*300), 'more than 200 bytes'),
     (None, dict(z='-1'), "('-1')"), (lambda p: Image.fromarray(np.full((8, 8), 77, np.uint8)).save(p.parents[1] / 'masks/0.png'), {}, 'number them so'), (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
 def test_slices_that_are_none(image, row, said, tmp_path):
     assert said in complaint(import_slices, slices(tmp_path / 's', image, **row), tmp_path / 'out')
@@ -225,6 +287,20 @@ def test_a_name_that_no_table_can_hold(subject, tmp_path):
     write_subject(subject, tmp_path / 'in', 'b\x1b[2J')
     done = run('predict', tmp_path / 'in', tmp_path / 'masks', ok=1)
     assert r'\x1b' in done.stderr and '\x1b' not in done.stderr and not (tmp_path / 'masks').exists()
+
+
+@pytest.mark.parametrize('name', ['\x07', '\x85', '\u2028', '\u202e', '\udcff', 'a\nb'])
+def test_nothing_that_is_printed_acts_on_the_terminal(name, subject, tmp_path):
+    "The table of check too, and a line break in a name ends no sentence"
+    write_subject(subject, tmp_path / 'train/nii', name)
+    done = run('check', tmp_path, ok=1)
+    assert name not in done.stdout + done.stderr and 'rename it' in done.stderr and done.stderr.splitlines()[-1].startswith('liverseg: ')
+
+
+def test_a_report_with_a_subject_twice(tmp_path):
+    from liverseg.compare import read_cases
+    (tmp_path / 'cases.csv').write_text('subject,dice\na,0.5\na,0.6\n')
+    assert 'twice' in complaint(read_cases, tmp_path)
 
 
 # ---- what is cut off

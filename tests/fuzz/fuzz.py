@@ -36,26 +36,28 @@ def content(folder):
     return {str(p): p.read_bytes() if p.is_file() else b'' for p in sorted(folder.rglob('*')) if not p.is_symlink()}
 
 
-def judge(make, base, rng, box):
+def judge(make, base, rng, case, box, doing):
     "'right' or 'sentence'; anything else is a failure, and says what"
     (box / 'in').mkdir(), (box / 'tmp').mkdir()
-    func = make(rng, base, box / 'in') # what a command does with the input; fails if the answer is wrong
+    func = make(rng, base, box / 'in', case) # what a command does with the input; fails if the answer is wrong
+    doing.append(getattr(func, 'fault', 'bytes at random'))
     before, said = content(box / 'in'), 'right'
     try: func(box / 'out')
     except BadInput as e:
         said = 'sentence'
         print(e, flush=True)
         for line in str(e).splitlines():
-            if '/' not in line or not line.isprintable() or len(line) > 1100: return f'a sentence that names no file, or is none: {line[:2000]!r}'
+            if '/' not in line or not all(c.isprintable() or c == '\u3000' for c in line) or len(line) > 1100: return f'a sentence that names no file, or is none: {line[:2000]!r}'
     if content(box / 'in') != before: return 'the input was changed'
     # ONNX Runtime leaves an empty .ses
     if left := [p.relative_to(box) for p in box.rglob('*') if p.parent == box and p.name not in ('in', 'out', 'tmp') or p.parent == box/'tmp' and p.name != '.ses' or '.part' in p.name or p.name.endswith(('.lock', '.old', '.half'))]:
         return f'left behind: {left[0]}'
     if said == 'sentence' and (box / 'out').exists() and not getattr(func, 'may_leave', False): return 'a sentence, and yet something was written'
-    return said
+    must = getattr(func, 'must', None)
+    return said if must in (None, said) else f'a {said}, where only a {must} is right'
 
 
-def child(make, base, rng, box, pipe):
+def child(make, base, rng, case, box, pipe):
     "Run a case under limits and send what came of it"
     quiet = os.open(box.with_suffix('.log'), os.O_WRONLY | os.O_CREAT)
     os.dup2(quiet, 1), os.dup2(quiet, 2), os.chdir(box)
@@ -68,9 +70,10 @@ def child(make, base, rng, box, pipe):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            said = judge(make, base, rng, box)
-    except BaseException: said = traceback.format_exc()
-    os.write(pipe, said.encode(errors='backslashreplace')[-4000:])
+            said = judge(make, base, rng, case, box, doing := [])
+    except BaseException: said = traceback.format_exc()[-3500:]
+    if said not in ('right', 'sentence'): said = f'{doing[0] if doing else "while it was made"}: {said}'
+    os.write(pipe, said.encode(errors='backslashreplace')[:4000])
     os._exit(0)
 
 
@@ -79,7 +82,7 @@ def run_case(kind, seed, case, base, show=False):
     top = Path(tempfile.mkdtemp(prefix='fuzz'))
     box, (end, pipe) = top / 'box', os.pipe()
     box.mkdir()
-    if not (pid := os.fork()): child(KINDS[kind][1], base, np.random.default_rng([sum(kind.encode()), seed, case]), box, pipe)
+    if not (pid := os.fork()): child(KINDS[kind][1], base, np.random.default_rng([sum(kind.encode()), seed, case]), case, box, pipe)
     os.close(pipe)
     if not select.select([end], [], [], 3*SECONDS)[0]: os.kill(pid, signal.SIGKILL)
     said = os.read(end, 4096).decode()

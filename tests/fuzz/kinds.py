@@ -1,12 +1,15 @@
 "What is damaged and how: for each kind a function that makes something sound once, and one that spoils it and says what to do with it."
+import csv
 import gzip
 import hashlib
 import io
 import json
 import os
+from types import SimpleNamespace
 import shutil
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 
@@ -14,6 +17,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from PIL import Image
+
+from commands import cells, checked, command, converted as converted_whole, measured, predicted, same, seen, strict_json
+from faults import ARCHIVES, NIFTI, RIGHT, SENTENCE, SERIES, TREES, pick, put
 
 from liverseg.check import examine
 from liverseg.convert import convert, import_slices
@@ -24,14 +30,18 @@ from liverseg.download import unpack
 from liverseg.network import build_net
 from liverseg.phantom import make_subject, write_subject
 from liverseg.predict import Segmenter, predict
+from liverseg.compare import evaluate_masks
 from liverseg.save import describe, load_model, save_model
-from liverseg.volume import AIR, check_same_grid, read_volume, write_mask
+from liverseg.volume import AIR, as_volume, check_same_grid, from_cell, read_volume, write_mask
 
 ODD = [0, -1, 1, 2, 7, 255, 2**15 - 1, -2**15, 2**31 - 1, -2**31, 2**63 - 1, 1e-30, -.0, .5, 1e30, 1e308, np.nan, np.inf, -np.inf]
 TEXT = ['', ' ', '-1', '0', '1', '1.5', '1e30', 'nan', 'inf', '-inf', '9'*30, '9'*5000, '=1+1', '@SUM(A1)', '\0', 'a\0b', '../x', '/etc/passwd', 'a/b', 'é', '٣', '\x1b[2J', '"', '\n', ',', 'None', '1\\2', 'x'*300, 'test', 'TRAIN', '\ufeff', '\u202e']
 
 
-def pick(rng, values): return values[rng.integers(len(values))]
+def nth(names, k):
+    "All names in turn, in an order in which the first hundred are of all sorts"
+    names = sorted(names)
+    return names[np.random.default_rng(1).permutation(len(names))[k % len(names)]]
 
 
 def bytes_spoiled(rng, raw, most=8, upto=None):
@@ -60,9 +70,18 @@ TYPES = {2: 'u1', 4: 'i2', 8: 'i4', 16: 'f4', 64: 'f8', 256: 'i1', 512: 'u2', 76
 
 
 def sound_scan(folder):
-    "A subject, its mask, and a network that has learned nothing"
+    "A subject, its mask, a network that has learned nothing, and what the network that ships finds on small squares"
     s = make_subject(3, shape=(24, 20, 6))
-    return s, Segmenter(build_net('lite').eval(), describe('lite', 64), 'none')
+    return s, Segmenter(build_net('lite').eval(), describe('lite', 64), 'none'), known_scan(s, folder)
+
+
+def known_scan(s, folder):
+    "A scan, its labels, and its mask by a network whose folder is kept"
+    net, meta = load_model('liver')
+    save_model(net, meta | dict(size=128), folder / 'ships', half=True)
+    mask = Segmenter.load(folder / 'ships', 'cpu').segment(as_volume(nib.Nifti1Image(s.hu, s.affine), 'a')).mask
+    assert mask.any()
+    return SimpleNamespace(hu=s.hu, labels=s.labels, affine=s.affine, mask=mask, other=np.roll(s.labels, 1, 0), model=folder / 'ships')
 
 
 def lie(rng, raw):
@@ -94,9 +113,10 @@ def levelled(data):
     return np.sort(np.where(np.isfinite(data) & (np.abs(data) < 3e38) & (data > AIR), data, AIR))
 
 
-def spoil_nifti(rng, base, folder):
-    "A scan in one of four forms; it is read, examined, converted or segmented"
-    subject, segmenter = base
+def spoil_nifti(rng, base, folder, case=0):
+    "A scan with a fault that has a name, or in one of four forms with bytes changed; it is read, examined, converted or segmented"
+    subject, segmenter, whole = base
+    if case % 3: return told_nifti(rng, whole, folder, nth(NIFTI, case - case//3 - 1))
     hu = subject.hu if rng.random() < .5 else subject.hu.astype(pick(rng, ['f4', 'f8', 'i4']))
     if hu.dtype.kind == 'f' and rng.random() < .5: hu[tuple(rng.integers(0, n) for n in hu.shape)] = pick(rng, [np.nan, np.inf, 1e38]); hu[:, 0] = np.nan
     raw = nib.Nifti1Image(hu, subject.affine).to_bytes()
@@ -116,6 +136,41 @@ def spoil_nifti(rng, base, folder):
     write_subject(subject, folder / 'whole', 'a')[1].rename(nii / 'a_liver.nii.gz')
     shutil.rmtree(folder / 'whole')
     return pick(rng, [once(lambda out: seen_scan(file, truth, out), may_leave=True), lambda out: converted(folder, out), lambda out: examined(file), lambda out: segmented(file, segmenter, out)])
+
+
+def labels_on(labels, data): return labels if data is None or isinstance(data, tuple) or data.shape == labels.shape else labels.ravel('F')[:data.size].reshape(data.shape, order='F')
+
+
+def told_nifti(rng, base, folder, name):
+    "A scan, or a mask, with a fault that has a name, read as it is or by a whole command"
+    how = pick(rng, ['seen', 'seen', 'mask', 'evaluate', 'evaluate', 'check', 'check', 'convert', 'preview', 'predict'])
+    if name.startswith('spacing') and rng.random() < .5: how = 'preview'
+    is_mask = how in ('mask', 'evaluate')
+    case = NIFTI[name](rng, base.labels.astype(np.int16) if is_mask else base.hu, base.affine, 0 if is_mask else AIR)
+    case.labels, case.name = base.labels, name
+    named = lambda end, files: {n.replace('a', f'a{end}', 1) if n.startswith('a') else n: raw for n, raw in files.items()}
+    nii, first = folder / 'train/nii', next(iter(case.files))
+    if how == 'evaluate':
+        put(folder / 'truth', case.files), put(folder / 'pred', {})
+        (folder / 'pred').mkdir(exist_ok=True)
+        at = case.affine if case.data is not None else base.affine
+        data = labels_on(base.other, case.data)
+        nib.save(nib.Nifti1Image(data, at), folder / 'pred' / 'a.nii.gz')
+        base = SimpleNamespace(**{**vars(base), 'other': data})
+        func = lambda out: measured(folder / 'pred', folder / 'truth', case, out, base)
+        if not first.endswith(('.nii', '.nii.gz')) or case.must == 'right' and not (set(np.unique(case.data)) <= {0, 1, 2} if case.data is not None else False): case.must = None
+        return once(func, fault=f'{name} (evaluate)', must=case.must)
+    put(nii, named('_orig', case.files))
+    file = nii / next(iter(named('_orig', case.files)))
+    if how in ('seen', 'mask'): return once(lambda out: seen(file, case, out, 0 if is_mask else AIR), may_leave=True, fault=f'{name} ({how})', must=case.must)
+    if how == 'predict': return once(lambda out: predicted(file, case, out, base), fault=f'{name} ({how})', must=case.must)
+    if isinstance(case.data, np.ndarray): case.labels = labels_on(base.labels, case.data)
+    if name == 'a mirrored form': case.labels = base.labels[::-1]
+    at = case.affine if case.affine is not None else base.affine
+    if case.must == 'right' and case.affine is None: case.must = None # the mask does not lie on it
+    nib.save(nib.Nifti1Image(case.labels, at), nii / 'a_liver.nii.gz')
+    func = dict(check=lambda out: checked(folder, case, out), convert=lambda out: converted_whole(folder, case, out), preview=lambda out: converted_whole(folder, case, out, '--preview'))[how]
+    return once(func, may_leave=how == 'check', fault=f'{name} ({how})', must=case.must)
 
 
 def seen_scan(file, truth, out):
@@ -164,7 +219,7 @@ def sound_series(folder):
     "A series as {name: bytes}, and its values"
     from liverseg.dicom import write_series
     s = make_subject(3, shape=(20, 16, 6))
-    return {p.name: p.read_bytes() for p in write_series(s.hu, s.affine, folder)}, np.unique(s.hu)
+    return {p.name: p.read_bytes() for p in write_series(s.hu, s.affine, folder / 's')}, np.unique(s.hu), known_scan(s, folder)
 
 
 def other_value(rng, old):
@@ -195,8 +250,9 @@ def retagged(rng, raw, keys):
     except Exception: return raw
 
 
-def spoil_dicom(rng, base, folder):
-    "A series with tags, bytes or slices changed; a folder or a zip archive"
+def spoil_dicom(rng, base, folder, case=0):
+    "A series with a fault that has a name, or with tags, bytes or slices changed; a folder or a zip archive"
+    if case % 3: return told_dicom(rng, base, folder, nth(SERIES, case - case//3 - 1))
     files, truth = dict(base[0]), base[1]
     names = list(files)
     how = rng.integers(6)
@@ -217,6 +273,21 @@ def spoil_dicom(rng, base, folder):
         with zipfile.ZipFile(where, 'w') as z:
             for name, raw in files.items(): z.writestr(f's/{name}', raw)
     return pick(rng, [once(lambda out: seen_series(where, truth, out), may_leave=True), lambda out: seen_cases(where, out)])
+
+
+def told_dicom(rng, base, folder, name):
+    "A series with a fault that has a name, in a folder or an archive, read as it is or by a whole command"
+    files, _, whole = base
+    case = SERIES[name](rng, files, whole.hu, whole.affine)
+    where = folder / 's'
+    if rng.random() < .6: put(where, case.files)
+    else:
+        where = folder / 's.zip'
+        with zipfile.ZipFile(where, 'w') as z:
+            for n, raw in case.files.items(): z.writestr(n, raw)
+    how = pick(rng, ['seen', 'seen', 'check', 'convert', 'predict'])
+    func = dict(seen=lambda out: seen(where, case, out), check=lambda out: checked(where, case, out), convert=lambda out: converted_whole(where, case, out), predict=lambda out: predicted(where, case, out, whole))[how]
+    return once(func, may_leave=how in ('seen', 'check'), fault=f'{name} ({how})', must=case.must)
 
 
 def seen_series(where, truth, out):
@@ -295,7 +366,7 @@ def json_spoiled(rng, raw):
     return json.dumps(value).encode()
 
 
-def spoil_slices(rng, base, folder):
+def spoil_slices(rng, base, folder, case=0):
     "Slices of one of four kinds with a picture, the table or the description changed"
     name = pick(rng, ['raw', 'raw', 'eight', 'sixteen', 'three'])
     where = shutil.copytree(base / name, folder / 's')
@@ -344,7 +415,7 @@ def weights_spoiled(rng, raw):
     return len(head).to_bytes(8, 'little') + head + raw[8 + n:]
 
 
-def spoil_model(rng, base, folder):
+def spoil_model(rng, base, folder, case=0):
     "A model whose description or weights are changed, the promised SHA-256 with them, or neither"
     meta, weights = (base / 'model.json').read_bytes(), folder / 'model.safetensors'
     if (how := rng.random()) < .5:
@@ -371,7 +442,7 @@ def sound_onnx(folder):
     return export_onnx(folder / 'm.onnx', sound_model(folder)).read_bytes()
 
 
-def spoil_onnx(rng, base, folder):
+def spoil_onnx(rng, base, folder, case=0):
     "An ONNX file with bytes, its description, its nodes or the shapes of its weights changed, or nothing"
     import onnx
     file = folder / 'm.onnx'
@@ -391,8 +462,10 @@ def spoil_onnx(rng, base, folder):
 NAMES = ['a.nii', 'd/b.nii', 'd/e/f.txt', '../x', '/x', 'C:\\x', '..\\x', 'd/../../x', 'd', 'd/b.nii/x', '', '.', ' ', 'a\0b', 'n'*300, 'é', 'A.NII', '__MACOSX/a', '.hidden', 'CON', 'x.', '\x1b[2J', 'd//x', './a.nii']
 
 
-def spoil_archive(rng, base, folder):
-    "A zip or tar file with odd names, links, holes, archives within it, or bytes changed"
+def spoil_archive(rng, base, folder, case=0):
+    "A zip or tar file with a fault that has a name, or with odd names, links, holes, archives within it, or bytes changed"
+    if case % 4 == 3: return told_tree(rng, base, folder, nth(TREES, case//4))
+    if case % 4: return told_archive(rng, folder, nth(ARCHIVES, case - case//4*2 - 1))
     out, kind = io.BytesIO(), pick(rng, ['zip', 'tar', 'tar.gz'])
     names = [pick(rng, NAMES) if rng.random() < .3 else f'd/{k}.nii' for k in range(pick(rng, [1, 3, 5, 300]))]
     if kind == 'zip':
@@ -418,12 +491,191 @@ def spoil_archive(rng, base, folder):
     return once(lambda out: unpacked(file, out), may_leave=True)
 
 
-def unpacked(file, out):
-    "Plain files, all of them below the folder"
+FILES = {'a/b.txt': b'text'*10, 'a/c.nii': bytes(range(256))*40, 'e.txt': b'', 'f/g/h.bin': b'h'*70000} # what archives hold
+
+
+def told_archive(rng, folder, name):
+    "An archive with a fault that has a name: its files come out as they are, and nothing else"
+    case = ARCHIVES[name](rng, FILES)
+    file = folder / f'a.{case.ending}'
+    file.write_bytes(case.raw)
+    return once(lambda out: unpacked(file, out, case.out), may_leave=True, fault=name, must=case.must)
+
+
+def told_tree(rng, base, folder, name):
+    "A series that lies somewhere below: the volume, or a sentence"
+    files, _, whole = base
+    TREES[name].build(folder, files)
+    where, how = next(folder.iterdir()), pick(rng, ['seen', 'seen', 'check', 'predict'])
+    must = None if how == 'check' and TREES[name].must == RIGHT else TREES[name].must # check looks for a data set, and not as deep
+    case = SimpleNamespace(data=whole.hu, affine=whole.affine, must=must, note=None)
+    func = dict(seen=lambda out: seen(where, case, out), check=lambda out: checked(where, case, out), predict=lambda out: predicted(where, case, out, whole))[how]
+    return once(func, may_leave=how != 'predict', fault=f'{name} ({how})', must=must)
+
+
+def unpacked(file, out, files=None):
+    "Plain files, all of them below the folder, with the bytes that they have in the archive"
     names = unpack(file, out, say=lambda line: None)
-    found = {p.relative_to(out).as_posix() for p in out.rglob('*') if not p.is_dir()}
-    assert found == set(n.replace('//', '/') for n in names) and not any(p.is_symlink() for p in out.rglob('*'))
+    found = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob('*') if not p.is_dir() and not p.is_symlink()}
+    assert set(found) == set(n.replace('//', '/') for n in names) and not any(p.is_symlink() for p in out.rglob('*'))
+    if files is not None: assert found == files or found == {n.replace('\\', '/'): raw for n, raw in files.items()}, f'other files than in the archive: {sorted(set(found) ^ set(files))[:4]}'
 
 
-KINDS = dict(nifti=(sound_scan, spoil_nifti), dicom=(sound_series, spoil_dicom), slices=(sound_slices, spoil_slices), model=(sound_model, spoil_model),
-             onnx=(sound_onnx, spoil_onnx), archive=(lambda folder: folder, spoil_archive))
+# ---- tables
+
+def sound_tables(folder):
+    "Slices as import_slices takes them and as convert makes them, a report and the masks that it is about, TotalSegmentator's table"
+    sound_slices(folder)
+    known = known_scan(make_subject(3, shape=(24, 20, 6)), folder)
+    for name in ('a', 'b'):
+        for kind, data in (('pred', known.other), ('truth', known.labels)):
+            (folder / 'masks' / kind).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(data, known.affine), folder / f'masks/{kind}/{name}.nii.gz')
+        for part, data in (('ct', known.hu), ('segmentations/liver', (known.labels > 0).astype(np.uint8))):
+            (folder / 'total' / name / 'segmentations').mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(data + (name == 'b')*(part == 'ct'), known.affine), folder / f'total/{name}/{part}.nii.gz')
+    (folder / 'total/meta.csv').write_text('image_id;age;split\na;50;train\nb;60;test\n')
+    evaluate_masks(folder / 'masks/pred', folder / 'masks/truth', folder / 'report', say=lambda line: None)
+    imported = import_slices(folder / 'raw', folder / 'imported')
+    convert(folder / 'data', folder / 'shipped', windows=load_model('liver')[1]['window'])
+    evaluated(folder / 'three_rows', folder / 'shipped', known.model)
+    return SimpleNamespace(folder=folder, model=known.model, rows=cells(folder / 'imported/manifest.csv'), dice=strict_json(folder / 'three_rows/summary.json')['mean_case_dice'])
+
+
+def evaluated(report, data, model): command('evaluate', data, report, '--model', model, '--split', 'train', '--device', 'cpu')
+
+
+def _cell(column, value, must=SENTENCE, row=1):
+    def _change(rng, table): table.loc[row, column] = value; return table
+    return _change, must
+
+
+def _text(change, must=RIGHT): return lambda rng, table: change(table.to_csv(index=False)), must
+
+
+SAME = { # what is done to a table of any kind that leaves it what it is, or makes it none
+    'nothing': (lambda rng, table: table, RIGHT), 'columns in another order': (lambda rng, table: table[list(table)[::-1]], RIGHT), 'a column more': (lambda rng, table: table.assign(more='x'), RIGHT), 'lines of Windows': _text(lambda t: t.replace('\n', '\r\n')),
+    'everything quoted': (lambda rng, table: table.to_csv(index=False, quoting=1), RIGHT), 'a mark of UTF-8': _text(lambda t: '\ufeff' + t, None), 'no line at the end': _text(str.strip), 'an empty line at the end': _text(lambda t: t + '\n'), 'a cell more in a row': _text(lambda t: t.rstrip() + ',,,x\n', None), 'a row of nothing': _text(lambda t: t + ',\n', SENTENCE),
+    'UTF-16': (lambda rng, table: table.to_csv(index=False).encode('utf-16'), SENTENCE), 'no UTF-8': (lambda rng, table: table.to_csv(index=False).encode().rstrip() + b'\xff\n', SENTENCE), 'zeros': (lambda rng, table: bytes(500), SENTENCE), 'empty': (lambda rng, table: b'', SENTENCE), 'a header alone': (lambda rng, table: table.iloc[:0], None), 'a quote that never ends': _text(lambda t: t.rstrip() + '\n"', SENTENCE), 'NUL': _text(lambda t: t.replace(',', '\0,', 1), None),
+    'a column missing': (lambda rng, table: table.drop(columns=list(table)[0]), SENTENCE), 'a column twice': _text(lambda t: '\n'.join(f'{line},{line.split(",")[0]}' for line in t.split('\n') if line), None), 'a row twice': (lambda rng, table: pd.concat([table, table.iloc[:1]]), SENTENCE), 'a cell of a million letters': (lambda rng, table: table.assign(more='x'*10**6), RIGHT)}
+RAW = { # of import_slices
+    f'{column} {str(value)[:30]!r}': _cell(column, value, must) for column, values, must in (
+        ('z', ['1'*23, '٣', '-1', '1.5', 'nan', 'inf', '', '1e3', '0x1', '2'], SENTENCE), ('subject', ['', 'a/b', '../a', 'a\\b', 'a\0b', 'a\nb', '\x1b[2J', 'b'*300], SENTENCE), ('split', ['', 'Train', 'all', 'test', '=1+1', '../x'], SENTENCE), ('file', ['', '.', '..', 'none.png', '../../x.png', '/etc/passwd', 'x'*5000, 'a\nb'], SENTENCE)) for value in values}
+MADE = { # of convert
+    f'{column} {str(value)[:30]!r}': _cell(column, value, must) for column, values, must in (
+        ('z', ['1'*23, '-1'*9, '1.5', 'nan', 'inf', '', '0'], SENTENCE), ('dx', ['0', '-1', 'inf', '1e999', '-0'], SENTENCE), ('dy', ['0'], SENTENCE), ('dz', ['0', '-inf'], SENTENCE), ('dx', ['', 'wide', 'nan'], None), ('subject', [''], SENTENCE), ('subject', ['b'], None), ('split', ['', 'Train', 'test'], SENTENCE),
+        ('image', ['', '.', 'none.png', '/etc/passwd', '../../../etc/passwd', 'x'*5000, 'a\0b'], SENTENCE), ('mask', ['.', 'none.png', '/etc/passwd', 'x'*5000], SENTENCE), ('mask', [''], None), ('liver_px', ['', '-1', 'nan', '1e999', 'many'], None), ('source', ['', '=1+1', '\x1b[2J', 'x'*9000], RIGHT)) for value in values}
+CASES = {f'{column} {value!r}': _cell(column, value, must) for column, values, must in (('dice', ['many', '٣', '1 2'], SENTENCE), ('dice', ['inf', '1e999', '-1', 'nan', ''], None), ('subject', ['', 'c', 'a'], SENTENCE)) for value in values}
+TOTAL = {f'{column} {value!r}': _cell(column, value, must) for column, values, must in (('split', ['', 'all', '=1+1', 'test;'], None), ('split', ['TEST', ' test ', 'val'], RIGHT), ('image_id', ['', 'x', 'a'], None)) for value in values}
+TABLES = [(kind, name) for kind, faults in dict(raw=RAW, made=MADE, cases=CASES, total=TOTAL).items() for name in [*SAME, *faults]]
+
+
+def spoil_table(rng, base, folder, case=0):
+    "One of four tables with a fault that has a name; the command that reads it does what it does with the sound one, or says why not"
+    kind, name = nth(TABLES, case)
+    change, must = (SAME | dict(raw=RAW, made=MADE, cases=CASES, total=TOTAL)[kind])[name]
+    where = shutil.copytree(base.folder / dict(raw='raw', made='shipped', cases='report', total='total')[kind], folder / 's')
+    file = where / dict(cases='cases.csv', total='meta.csv').get(kind, 'manifest.csv')
+    table = pd.read_csv(file, dtype=str, keep_default_na=False, sep=';' if kind == 'total' else ',')
+    new = change(rng, table.copy())
+    if isinstance(new, pd.DataFrame): new = new.to_csv(index=False)
+    file.write_bytes(new if isinstance(new, bytes) else new.encode())
+    if kind == 'total' and must == SENTENCE and name in SAME or kind == 'cases' and name == 'a column missing': must = None # columns that nobody reads
+    if kind == 'cases' and name in ('a column more', 'a cell of a million letters') or kind == 'total' and name == 'a cell of a million letters': must = None # numbers alone, and csv's limit
+    func = dict(raw=lambda out: imported_as(where, out, base, must), made=lambda out: measured_as(where, out, base, must), cases=lambda out: against(where, out, base), total=lambda out: split_by(where, out, name))[kind]
+    return once(func, may_leave=kind in ('cases', 'total'), fault=f'{kind}: {name}', must=must)
+
+
+def imported_as(where, out, base, must):
+    command('import-slices', where, out)
+    rows = cells(out / 'manifest.csv')
+    if must == RIGHT: assert rows == base.rows, 'other slices than from the sound table'
+    seen_slices(out)
+
+
+def measured_as(where, out, base, must):
+    evaluated(out, where, base.model)
+    found = strict_json(out / 'summary.json')
+    cells(out / 'cases.csv'), cells(out / 'slices.csv')
+    if must == RIGHT: assert found['mean_case_dice'] == base.dice
+
+
+def against(where, out, base):
+    command('evaluate', '--pred', base.folder / 'masks/pred', '--truth', base.folder / 'masks/truth', out, '--against', where)
+    strict_json(out / 'against.json'), cells(out / 'against.csv')
+
+
+def split_by(where, out, name):
+    command('check', where, '--json', out / 'r.json')
+    splits = {s['subject']: s['split'] for s in strict_json(out / 'r.json')['subjects']}
+    if name == 'nothing': assert splits == dict(a='train', b='test')
+    if 'TEST' in name or ' test ' in name: assert splits['b'] == 'test'
+    if "'val'" in name: assert splits['b'] == 'valid'
+
+
+# ---- names
+
+CALLED = ['$x^2$', '$', '$\\frac{', 'a^b_c', '\\alpha', '%s', '{}', '{0}', 'NA', 'nan', 'None', 'null', 'inf', '007', '1e5', 'True', '=1+1', '-2', '+1', '@SUM(A1)', "'=3", "'", "''", '"', 'a,b', 'a;b', ' a;=1+1', ' =1+1', ' a', 'a ', 'a.', '...a', 'CON', 'nul', '-rf', '--help', '~', '$HOME', '*', '?', '[a]', '!', '#', '&amp;', '<b>',
+          '<script>alert(1)', "' onload=1 '", '\r', 'a\rb', 'a\nb', '\t=1', 'a\tb', '\x1b[2J', '\x07', '\x7f', '\x85', '\u2028', '\u202ea', '\ufeffa', 'é', 'e\u0301', '肝', 'ß', 'İ', '\U0001f600', '\udcff', 'a\udcffb', 'x'*200, 'é'*100, 'x'*240, 'test', 'train', 'images', 'masks', 'manifest.csv', 'a_orig', '_orig', 'a_liver', 'a.nii', 'a.nii.gz', '.hidden', 'a\\b', 'C:x', '%2e%2e', ' ', '  ', '\u3000']
+
+
+def acts(name): return any((kind := unicodedata.category(c))[0] == 'C' or kind in ('Zl', 'Zp') for c in name) # on a terminal, or on a table
+
+
+def sound_names(folder): return known_scan(make_subject(3, shape=(24, 20, 6)), folder)
+
+
+def spoil_names(rng, base, folder, case=0):
+    "A subject with an odd name in a whole command: it is called so in every table, and nowhere a formula, a mark-up, an escape or another file"
+    name, how = nth([(name, how) for name in CALLED for how in ('check', 'convert', 'predict', 'evaluate')], case)
+    odd = acts(name)
+    sound = [n for n in CALLED if not acts(n) and len(n) < 150 and n[0] != '.' and n != name]
+    others = ['other', *rng.choice(sound, 6 if how == 'evaluate' else 1, replace=False).tolist()]
+    try:
+        if how in ('check', 'convert'): put(folder / 'train/nii', {f'{name}_orig.nii.gz': volume_bytes(base.hu, base), f'{name}_liver.nii.gz': volume_bytes(base.labels, base)})
+        else: put(folder / ('scans' if how == 'predict' else 'pred'), {f'{n}.nii.gz': volume_bytes(base.hu if how == 'predict' else base.other, base) for n in (name, *others)})
+        if how == 'evaluate': put(folder / 'truth', {f'{n}.nii.gz': volume_bytes(base.labels, base) for n in (name, *others)})
+    except OSError: name, odd = 'too long', None
+    func = dict(check=named_check, convert=named_convert, predict=named_predict, evaluate=named_evaluate)[how]
+    return once(lambda out: func(folder, out, base, name, {*others, *([name] if name[0] != '.' else [])}), may_leave=how == 'check' or how == 'predict' and len(name) > 200, fault=f'{name!r} ({how})', must=None if odd in (True, None) or len(name) > 150 or name.startswith('.') else RIGHT)
+
+
+def volume_bytes(data, base): return gzip.compress(nib.Nifti1Image(data, base.affine).to_bytes(), 1)
+
+
+def named_check(folder, out, base, name, all_names):
+    command('check', folder, '--json', out / 'r.json')
+    subject, = strict_json(out / 'r.json')['subjects']
+    assert subject['subject'] == name
+
+
+def named_convert(folder, out, base, name, all_names):
+    command('convert', folder, out, '--preview')
+    rows = list(csv.DictReader((out / 'manifest.csv').open(newline='', encoding='utf-8'), strict=True))
+    assert {r['subject'] for r in rows} == {name} and all((out / r['image']).is_file() and (out / r['mask']).is_file() for r in rows)
+    assert set(read_manifest(out)['subject']) == {name}
+    seen_slices(out)
+
+
+def named_predict(folder, out, base, name, all_names):
+    command('predict', folder / 'scans', out, '--model', base.model, '--device', 'cpu')
+    told = {from_cell(r['scan']) for r in cells(out / 'results.csv')}
+    assert told == {f'{n}.nii.gz' for n in all_names}, told
+    for n in told: same(read_volume(out / n, fill=0).data, base.mask, 'mask')
+    page = (out / 'triage.html').read_text(encoding='utf-8')
+    assert '<script>alert' not in page and '<b>.nii' not in page
+
+
+def named_evaluate(folder, out, base, name, all_names):
+    command('evaluate', '--pred', folder / 'pred', '--truth', folder / 'truth', out / 'one')
+    command('evaluate', '--pred', folder / 'pred', '--truth', folder / 'truth', out / 'two', '--against', out / 'one')
+    for table in ('cases.csv', 'slices.csv', 'against.csv'):
+        assert {from_cell(r['subject']) for r in cells(out / 'two' / table)} == all_names, table
+    assert {r['subject'] for r in strict_json(out / 'two/summary.json')['rows']} == all_names
+    assert strict_json(out / 'two/against.json')['measures']['dice']['cases'] == len(all_names)
+    page = (out / 'two/report.html').read_text(encoding='utf-8')
+    assert '<script>alert' not in page and '<b><' not in page
+
+
+KINDS = dict(nifti=(sound_scan, spoil_nifti), dicom=(sound_series, spoil_dicom), slices=(sound_slices, spoil_slices), table=(sound_tables, spoil_table), names=(sound_names, spoil_names),
+             model=(sound_model, spoil_model), onnx=(sound_onnx, spoil_onnx), archive=(sound_series, spoil_archive))
