@@ -125,7 +125,7 @@ def free(real=REAL, work=WORK, without=(), every=4):
 
 def away(real=REAL, work=WORK):
     "Hospitals that are in no training: name to (folder, its rows); patients 1 and 17 whole, and the slices of fourteen from elsewhere"
-    from liverseg.data import read_manifest
+    from liverseg.manifest import read_manifest
     found = dict(curvas=_slices('curvas2d', real, work), ircad=_volumes('ircad', real, work))
     return {name: (folder, read_manifest(folder)) for name, folder in found.items()}
 

@@ -17,7 +17,8 @@ from common import HERE, REAL, WORK, joint, machine, rows, write
 
 def main():
     from liverseg.evaluate import case_table, spread, summarise
-    from liverseg.data import read_manifest, training_table
+    from liverseg.data import training_table
+    from liverseg.manifest import read_manifest
     from liverseg.save import load_model
     from liverseg.tta import VIEWS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

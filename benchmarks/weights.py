@@ -28,7 +28,8 @@ CARD = 'card.json'
 
 def trained(data, model):
     "Train, or go on, or do nothing"
-    from liverseg.data import content_hash, training_table
+    from liverseg.data import training_table
+    from liverseg.manifest import content_hash
     from liverseg.train import train
     from liverseg.models import read_meta
     if not (model / 'model.json').is_file(): train(data, model, say=lambda s: print('   ', s, flush=True), **RECIPE)
@@ -116,7 +117,7 @@ def own_and_true(net, meta, folder, table):
 def left_out(args):
     "Two networks, each of half of the patients, asked about the other half: false liver on slices without, and own and true Dice of patients with"
     from liverseg.pixels import resize_mask
-    from liverseg.data import read_manifest
+    from liverseg.manifest import read_manifest
     from liverseg.pixels import read_slice
     from liverseg.models import open_model
     from liverseg.tta import slice_probs

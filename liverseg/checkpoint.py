@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .convert import read_table
+from .manifest import read_table
 from .save import save_weights
 from .data import torch # first: it imports fastai without its warning
 from fastai.vision.all import Callback, Learner, get_model, num_distrib, rank_distrib, set_seed

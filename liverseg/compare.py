@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wilcoxon
 
-from .convert import read_table
+from .manifest import read_table
 from .layouts import NoLiver, liver_mask, spacing_known
 from .evaluate import MEASURES, REPORT_FILES, case_table, outline, show_slices, slice_row, spread, summarise, write_report
 from .metrics import TOLERANCE, distances

@@ -254,7 +254,7 @@ def _told_of(meta, name, bins):
 # %% ../nbs/05_evaluate.ipynb #8f44c043
 def _rows(data, split, subjects):
     "The manifest's rows of `split`; without rows marked valid, those of the subjects that training kept for validation"
-    from liverseg.data import read_manifest
+    from liverseg.manifest import read_manifest
     table = read_manifest(data)
     if split == 'valid' and not (table['split'] == 'valid').any(): return table[table['subject'].isin(subjects.get('valid', []))]
     return table[table['split'] == split]

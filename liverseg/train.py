@@ -14,7 +14,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from .data import MASK_LOOK, check_slices, content_hash, liver_dls, training_table # first: it imports fastai without its warning
+from .data import MASK_LOOK, liver_dls, training_table # first: it imports fastai without its warning
+from .manifest import check_slices, content_hash
 from fastcore.meta import delegates
 import matplotlib.pyplot as plt
 import numpy as np

@@ -65,7 +65,7 @@ def test_a_temperature_makes_the_map_milder_and_leaves_the_mask(maps):
 
 def test_onnx_carries_it(tempered, png, tmp_path):
     pytest.importorskip('onnxruntime')
-    from liverseg.data import read_manifest
+    from liverseg.manifest import read_manifest
     from liverseg.pixels import read_slice
     from liverseg.models import load_onnx
     from liverseg.save import export_onnx

@@ -17,7 +17,7 @@ from conftest import LIVERSEG, run
 from PIL import Image
 
 from liverseg.convert import import_slices
-from liverseg.data import read_manifest
+from liverseg.manifest import read_manifest
 from liverseg.layouts import find_cases
 from liverseg.models import open_model
 from liverseg.phantom import make_subject, write_subject

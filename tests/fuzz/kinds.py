@@ -23,7 +23,8 @@ from faults import ARCHIVES, NIFTI, RIGHT, SENTENCE, SERIES, TREES, pick, put
 
 from liverseg.check import examine
 from liverseg.convert import convert, import_slices
-from liverseg.data import check_slices, read_manifest, training_table
+from liverseg.data import training_table
+from liverseg.manifest import check_slices, read_manifest
 from liverseg.pixels import read_form
 from liverseg.layouts import Case, find_cases
 from liverseg.download import unpack
