@@ -212,6 +212,7 @@ def _first_makes(*args):
     "`staging` in the first process; the others look on"
     return nullcontext(staged(args[0])) if rank_distrib() else staging(*args)
 
+# %% ../nbs/03_train.ipynb #28f9d237
 def _check_place(model):
     "Complain if no model must be written there"
     if model == SHIPPED: raise BadInput(f'{model}: is the name of the network that ships; give another one, or ./{model}')
