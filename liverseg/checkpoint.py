@@ -57,10 +57,11 @@ def _save_fig(path):
 
 # %% ../nbs/33_checkpoint.ipynb #77cef09b
 class MovingAverage(Callback):
-    "Average the weights over about the last eighth of a training's steps, and have the average validated (Polyak & Juditsky 1992)"
+    "Average the weights over about the last eighth of the steps, and validate the average (Polyak & Juditsky 1992)"
     order = 55
     def __init__(self, net, steps): self.steps, self.net = steps, AveragedModel(net, avg_fn=self._mix, use_buffers=True)
-    def _mix(self, average, new, n): return average + (new - average)*max(8/max(self.steps, 8), 1/(1 + int(n))) if new.is_floating_point() else new
+    def _mix(self, average, new, n):
+        return average + (new - average)*max(8/max(self.steps, 8), 1/(1 + int(n))) if new.is_floating_point() else new
     def after_batch(self):
         if self.training: self.net.update_parameters(get_model(self.model))
     def before_validate(self):
@@ -82,7 +83,9 @@ class Keeper(Callback):
         _own(self.dls.train).rng = random.Random(self.seed*10_000 + self.done)
     def before_fit(self):
         self._ahead = self.epochs - self.n_epoch if self.done else 0 # epochs of an earlier, frozen fit
-        if self.smooth and self.done > self._ahead: self.recorder.smooth_loss.count, self.recorder.smooth_loss.val = self.smooth[0], torch.tensor(self.smooth[1])
+        if self.smooth and self.done > self._ahead:
+            loss, (count, value) = self.recorder.smooth_loss, self.smooth
+            loss.count, loss.val = count, torch.tensor(value)
         self.smooth = None
     def after_epoch(self):
         if hasattr(self, 'gather_preds') or self.skipped: return
@@ -121,10 +124,16 @@ def _keep_weights(self: Keeper):
 def _put_aside(self: Keeper):
     "Write what `take_up` reads: tensors and plain values, so that reading it can run nothing"
     opt, smooth = self.opt.state_dict(), self.recorder.smooth_loss # the second is what train_loss is
-    groups = [{k: float(v) if isinstance(v, np.floating) else tuple(map(float, v)) if k == 'betas' else v for k, v in g.items()} for g in opt['param_groups']]
-    state = dict(done=self.done, rows=self.rows, kept=self.kept, model=get_model(self.model).state_dict(), opt=dict(opt, param_groups=groups),
+    groups = [{k: _plain_value(k, v) for k, v in g.items()} for g in opt['param_groups']]
+    state = dict(done=self.done, rows=self.rows, kept=self.kept,
+                 model=get_model(self.model).state_dict(), opt=dict(opt, param_groups=groups),
                  smooth=(smooth.count, float(smooth.val)), average=self.average and self.average.net.state_dict())
     if not rank_distrib(): _save_checkpoint(state, self.folder/'.done/checkpoint.pth')
+
+def _plain_value(name, value):
+    "A setting of the optimiser as Python's own numbers"
+    if name == 'betas': return tuple(map(float, value))
+    return float(value) if isinstance(value, np.floating) else value
 
 def _save_checkpoint(state, path):
     "Write it aside and rename it"
@@ -141,7 +150,8 @@ def take_up(self: Keeper, learn):
     try: state = torch.load(path, map_location=learn.dls.device, weights_only=True)
     except Exception as e: # torch raises nearly anything
         path.replace(aside := path.with_name('damaged.pth'))
-        self.say(f'{path}: cannot be read ({_first_line(e)[:80]}); set aside as {aside.name}, and the training begins anew')
+        self.say(f'{path}: cannot be read ({_first_line(e)[:80]}); set aside as {aside.name}, and the training begins '
+                 'anew')
         return 0, None
     self.done, self.rows, self.kept, self.smooth = (state[k] for k in ('done', 'rows', 'kept', 'smooth'))
     learn.model.load_state_dict(state['model'])

@@ -49,7 +49,8 @@ class Tversky(DiceLoss):
     "One minus the Tversky index of each picture's liver, averaged; missed pixels weigh `miss`, false ones the rest"
     def __init__(self, miss=.7): super().__init__(axis=1, smooth=1., reduction='mean'); self.miss = miss
     def __call__(self, pred, targ):
-        p, t = pred.as_subclass(torch.Tensor).softmax(1)[:, 1].flatten(1), (targ.as_subclass(torch.Tensor) == 1).flatten(1)
+        p = pred.as_subclass(torch.Tensor).softmax(1)[:, 1].flatten(1)
+        t = (targ.as_subclass(torch.Tensor) == 1).flatten(1)
         both, missed, false = (p*t).sum(1), ((1 - p)*t).sum(1), (p*~t).sum(1)
         return (1 - (both + self.smooth)/(both + self.miss*missed + (1 - self.miss)*false + self.smooth)).mean()
 
@@ -59,5 +60,6 @@ def liver_loss(
     weight=(1., 1.), # of background and liver, for 'wce'; class_weights computes them
 ):
     "A loss for scores (n, 2, h, w) and labels (n, h, w)"
-    return dict(ce=lambda: CrossEntropyLossFlat(axis=1), wce=lambda: WeightedCE(weight), dice=lambda: DiceLoss(axis=1, smooth=1., reduction='mean'),
+    return dict(ce=lambda: CrossEntropyLossFlat(axis=1), wce=lambda: WeightedCE(weight),
+                dice=lambda: DiceLoss(axis=1, smooth=1., reduction='mean'),
                 dice_ce=DiceCE, focal=lambda: FocalLossFlat(axis=1), tversky=Tversky)[name]()

@@ -22,11 +22,14 @@ def read_table(
     path, # a CSV file with a header
     advice: str, # what to do when it is none
 ) -> pd.DataFrame: # of str
-    "A table as text; raises `BadInput` for anything else, for rows with more cells than the header, and for cells of several lines"
+    "A table as text; raises `BadInput` for anything else, for too many cells in a row, and for cells of several lines"
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError: raise BadInput(f'{path}: is not a table; {advice}') # bytes that are no UTF-8, or rows of any length
-    if len(table) and not isinstance(table.index, pd.RangeIndex): raise BadInput(f'{path}: has rows with more cells than its header; {advice}')
-    if any(table[c].str.contains('[\r\n]').any() for c in table): raise BadInput(f'{path}: has a line break within a cell; {advice}')
+    except ValueError:
+        raise BadInput(f'{path}: is not a table; {advice}') # bytes that are no UTF-8, or rows of any length
+    if len(table) and not isinstance(table.index, pd.RangeIndex):
+        raise BadInput(f'{path}: has rows with more cells than its header; {advice}')
+    if any(table[c].str.contains('[\r\n]').any() for c in table):
+        raise BadInput(f'{path}: has a line break within a cell; {advice}')
     return table
 
 # %% ../nbs/22_manifest.ipynb #a16e9eff
@@ -39,9 +42,11 @@ def read_manifest(
 ) -> pd.DataFrame: # z integer; liver_px, dx, dy, dz float, NaN where unknown
     "Read and check `folder`/manifest.csv; raises `BadInput`"
     path = Path(folder)/'manifest.csv'
-    if not path.is_file(): raise BadInput(f'{path}: there is no such file; make the folder with `liverseg convert SRC {folder}`')
+    if not path.is_file():
+        raise BadInput(f'{path}: there is no such file; make the folder with `liverseg convert SRC {folder}`')
     table = read_table(path, 'make it with `liverseg convert`')
-    if missing := [c for c in COLUMNS if c not in table]: raise BadInput(f'{path}: has no column {missing[0]}; its header must be {",".join(COLUMNS)}')
+    if missing := [c for c in COLUMNS if c not in table]:
+        raise BadInput(f'{path}: has no column {missing[0]}; its header must be {",".join(COLUMNS)}')
     numbers = {c: pd.to_numeric(table[c], errors='coerce') for c in ('z', 'liver_px', 'dx', 'dy', 'dz')}
     table = _check_rows(table.assign(**numbers), path)
     return table[table['split'].isin(splits)].reset_index(drop=True)
@@ -49,16 +54,24 @@ def read_manifest(
 # %% ../nbs/22_manifest.ipynb #13de1cd8
 def _check_rows(table, path):
     "Complain of a row that cannot be used, naming it"
-    odd = table[~table['split'].isin(SPLITS) | ~table['z'].between(-1e6, 1e6) | (table['z'] % 1 != 0) | (table['subject'] == '')]
-    if len(odd): raise BadInput(f'{path}: line {odd.index[0] + 2} has no subject, no z or a split other than {", ".join(SPLITS)}; mend it or convert again')
+    no_z = ~table['z'].between(-1e6, 1e6) | (table['z'] % 1 != 0)
+    odd = table[~table['split'].isin(SPLITS) | no_z | (table['subject'] == '')]
+    if len(odd):
+        raise BadInput(f'{path}: line {odd.index[0] + 2} has no subject, no z or a split other than '
+                       f'{", ".join(SPLITS)}; mend it or convert again')
     flat = table[(table[['dx', 'dy', 'dz']] <= 0).any(axis=1) | np.isinf(table[['dx', 'dy', 'dz']]).any(axis=1)]
-    if len(flat): raise BadInput(f'{path}: line {flat.index[0] + 2} has a dx, dy or dz that is no length in mm; mend it, leave it empty, or convert again')
+    if len(flat):
+        raise BadInput(f'{path}: line {flat.index[0] + 2} has a dx, dy or dz that is no length in mm; mend it, leave '
+                       'it empty, or convert again')
     twice = table[table.duplicated(['subject', 'z'])]
-    if len(twice): raise BadInput(f"{path}: line {twice.index[0] + 2} has the same subject and z as a line before; keep one")
+    if len(twice):
+        raise BadInput(f"{path}: line {twice.index[0] + 2} has the same subject and z as a line before; keep one")
     home = table.groupby('subject')['split'].nunique()
-    if (home > 1).any(): raise BadInput(f"{path}: subject '{home.idxmax()}' is in more than one split; give each subject one")
+    if (home > 1).any():
+        raise BadInput(f"{path}: subject '{home.idxmax()}' is in more than one split; give each subject one")
     for name in (*table['image'], *table.loc[table['mask'] != '', 'mask']):
-        if not os.path.isfile(path.parent/name): raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
+        if not os.path.isfile(path.parent/name):
+            raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
     return table.astype({'z': int})
 
 # %% ../nbs/22_manifest.ipynb #c820b5aa

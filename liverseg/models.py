@@ -41,8 +41,11 @@ def checked_meta(
     path, # where
 ) -> dict: # the same
     "Complain of what describes no model of ours; raises `BadInput`"
-    if not isinstance(meta, dict) or meta.get('format') != 'liverseg': raise BadInput(f'{path}: does not describe a liverseg model; give a folder that `liverseg train` wrote')
-    if meta.get('version') != FORMAT: raise BadInput(f"{path}: is of format {meta.get('version')}, this liverseg reads {FORMAT}; update liverseg or train again")
+    if not isinstance(meta, dict) or meta.get('format') != 'liverseg':
+        raise BadInput(f'{path}: does not describe a liverseg model; give a folder that `liverseg train` wrote')
+    if meta.get('version') != FORMAT:
+        raise BadInput(f"{path}: is of format {meta.get('version')}, this liverseg reads {FORMAT}; "
+                       "update liverseg or train again")
     told = dict(temperature=1., expected=None, subjects={}, sha256='', archs=[]) | meta # not every description has them
     for key, good in _FIELDS.items():
         if _holds(good, told.get(key)): continue
@@ -57,21 +60,30 @@ def _windows(v):
 
 def _line(v):
     "Is it what fit_expected_dice gives, or nothing?"
-    return v is None or isinstance(v, dict) and all(type(v.get(k)) in (int, float) and math.isfinite(v[k]) for k in ('slope', 'offset'))
+    return v is None or isinstance(v, dict) and all(_finite(v.get(k)) for k in ('slope', 'offset'))
+
+def _finite(v): return type(v) in (int, float) and math.isfinite(v)
 
 def _holds(good, value):
     "Does a field of model.json hold what it should?"
     try: return good(value)
     except (TypeError, ValueError, OverflowError): return False
 
-def _people(v): return isinstance(v, dict) and all(isinstance(names, list) and all(isinstance(s, str) for s in names) for names in v.values())
+def _people(v):
+    names = lambda found: isinstance(found, list) and all(isinstance(s, str) for s in found)
+    return isinstance(v, dict) and all(map(names, v.values()))
 
-def _numbers(n): return lambda v: isinstance(v, list) and len(v) == n and all(isinstance(x, (int, float)) and math.isfinite(x) for x in v)
+def _numbers(n):
+    number = lambda x: isinstance(x, (int, float)) and math.isfinite(x)
+    return lambda v: isinstance(v, list) and len(v) == n and all(map(number, v))
 
-_FIELDS = dict(arch=lambda v: v in ARCHS, decoder=lambda v: v in DECODERS, size=lambda v: type(v) is int and 32 <= v <= 4096,
-               channels=lambda v: v == 3, window=_windows, bits=lambda v: v in (8, 16), mean=_numbers(3), std=lambda v: _numbers(3)(v) and min(v) > 0,
-               classes=lambda v: v == CODES, temperature=lambda v: type(v) in (int, float) and 1e-6 < v < 1e6, expected=_line,
-               subjects=_people, sha256=lambda v: isinstance(v, str), archs=lambda v: isinstance(v, list) and all(a in ARCHS for a in v))
+_FIELDS = dict(
+    arch=lambda v: v in ARCHS, decoder=lambda v: v in DECODERS, size=lambda v: type(v) is int and 32 <= v <= 4096,
+    channels=lambda v: v == 3, window=_windows, bits=lambda v: v in (8, 16), classes=lambda v: v == CODES,
+    mean=_numbers(3), std=lambda v: _numbers(3)(v) and min(v) > 0,
+    temperature=lambda v: type(v) in (int, float) and 1e-6 < v < 1e6, expected=_line,
+    subjects=_people, sha256=lambda v: isinstance(v, str),
+    archs=lambda v: isinstance(v, list) and all(a in ARCHS for a in v))
 
 # %% ../nbs/34_models.ipynb #025a57eb
 MOST_BYTES = 2**31 # of a file of weights; the largest encoder with the largest decoder has 1.5 GB
@@ -80,19 +92,21 @@ def bounded(
     path: Path, # a file of weights
 ):
     "Complain of a file that is larger than any network of ours, before it is read; raises `BadInput`"
-    if (size := path.stat().st_size) > MOST_BYTES: raise BadInput(f'{path}: has {size:,} bytes, more than any network of ours; copy the model again')
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise BadInput(f'{path}: has {size:,} bytes, more than any network of ours; copy the model again')
 
 # %% ../nbs/34_models.ipynb #415c7792
 NO_ONNX = "ONNX is read and written by an extra that is not installed; run pip install 'liverseg[onnx]'"
 
 class OnnxNet:
-    "An ONNX file as a network: pictures (n, 3, h, w) float32 to scores (n, 2, h, w), arrays to arrays, tensors to tensors"
+    "An ONNX file as a network: pictures (n, 3, h, w) float32 to scores (n, 2, h, w), as arrays or as tensors"
     takes_arrays = True
     def __init__(self, path):
         import onnxruntime as ort
         options, wanted = ort.SessionOptions(), ('CUDAExecutionProvider', 'CPUExecutionProvider')
         options.intra_op_num_threads, options.log_severity_level = int(os.environ.get('OMP_NUM_THREADS', 0)), 4
-        self.session = ort.InferenceSession(str(path), options, [p for p in ort.get_available_providers() if p in wanted])
+        providers = [p for p in ort.get_available_providers() if p in wanted]
+        self.session = ort.InferenceSession(str(path), options, providers)
     def __call__(self, x):
         if not isinstance(x, np.ndarray): return x.new_tensor(self(x.cpu().numpy()))
         return self.session.run(['scores'], dict(slices=np.ascontiguousarray(x)))[0]
@@ -103,18 +117,22 @@ def load_onnx(
 ) -> tuple: # (network, description)
     "Load a network from ONNX; raises `BadInput`"
     if not find_spec('onnxruntime'): raise BadInput(f'{path}: {NO_ONNX}')
-    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; make one with `liverseg export {path} --model MODEL`')
+    if not os.path.isfile(path):
+        raise BadInput(f'{path}: there is no such file; make one with `liverseg export {path} --model MODEL`')
     bounded(Path(path))
     try: net = OnnxNet(path)
     except Exception as e: # the runtime has a class of its own for each kind of mishap
-        raise BadInput(f'{path}: cannot be read as ONNX ({type(e).__name__}); it is damaged or something else, export it again')
+        raise BadInput(f'{path}: cannot be read as ONNX ({type(e).__name__}); it is damaged or something else, export '
+                       'it again')
     told = net.session.get_modelmeta().custom_metadata_map.get('liverseg', 'null')
     try: meta = checked_meta(json.loads(told), path)
     except (ValueError, RecursionError): raise BadInput(f'{path}: its description is not JSON; export it again')
     if odd := _odd_scores(net):
-        raise BadInput(f'{path}: does not make scores of two classes from slices ({odd}); export it again with `liverseg export`')
+        raise BadInput(f'{path}: does not make scores of two classes from slices ({odd}); '
+                       'export it again with `liverseg export`')
     return net, meta
 
+# %% ../nbs/34_models.ipynb #0cec4df8
 def _odd_scores(net):
     "What is wrong with the scores of a black picture; '' if nothing is"
     try: scores = net(np.zeros((1, 3, 64, 64), np.float32))
@@ -135,7 +153,8 @@ def open_model(
     (net, meta), *others = found
     for p, (_, other) in zip(paths[1:], others):
         if odd := [k for k in EATS if other[k] != meta[k]]:
-            raise BadInput(f'{p}: was trained with {odd[0]} {other[odd[0]]}, {paths[0]} with {meta[odd[0]]}; networks that answer together must share it')
+            raise BadInput(f'{p}: was trained with {odd[0]} {other[odd[0]]}, {paths[0]} with {meta[odd[0]]}; '
+                           'networks that answer together must share it')
     name = '+'.join(file_sha256(p if p.suffix == '.onnx' else p/'model.safetensors')[:16] for p in paths)
     if not others: return net, meta, name
     temperatures = [m.get('temperature', 1.) for _, m in found]
@@ -148,8 +167,10 @@ def _load_folder(path, device):
 
 # %% ../nbs/34_models.ipynb #de1a7cbc
 def _joined(metas):
-    "The description of several networks as one: flips are met if all have met them, and a subject is known if any knows it"
-    subjects = {part: sorted({s for m in metas for s in m.get('subjects', {}).get(part, [])}) for part in ('train', 'valid')}
+    "The description of several networks as one: all must have met flips, any may know a subject"
+    known = lambda part: sorted({s for m in metas for s in m.get('subjects', {}).get(part, [])})
+    subjects = {part: known(part) for part in ('train', 'valid')}
     subjects['valid'] = [s for s in subjects['valid'] if s not in subjects['train']]
     return dict(metas[0], flip=all(m.get('flip') for m in metas), subjects=subjects, models=len(metas),
-                archs=[m['arch'] for m in metas], temperature=1., expected=None) # each network has its own temperature; what they expect together was not fitted
+                # each network has its own temperature; what they expect together was not fitted
+                archs=[m['arch'] for m in metas], temperature=1., expected=None)

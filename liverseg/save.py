@@ -35,7 +35,8 @@ def save_weights(
     "Write a network's numbers alone; raises `OSError` that names the file, of a full disk for instance"
     part = path.with_suffix('.part')
     try: save_file(_numbers_of(net), part)
-    except (RuntimeError, SafetensorError) as e: raise OSError(errno.EIO, f'cannot be written ({_first_line(e)})', str(path))
+    except (RuntimeError, SafetensorError) as e:
+        raise OSError(errno.EIO, f'cannot be written ({_first_line(e)})', str(path))
     part.replace(path)
 
 # %% ../nbs/36_save.ipynb #ef3293b6
@@ -62,8 +63,10 @@ def describe(
 ) -> dict: # JSON values only
     "What has to be known to use a network: how it is built and what it eats"
     mean, std = IMAGENET_STATS
-    libraries = dict(liverseg=__version__, torch=torch.__version__, **{n: version(n) for n in ('torchvision', 'fastai')})
-    return dict(format='liverseg', version=FORMAT, arch=arch, decoder=decoder, size=size, channels=3, window=form['window'], bits=form['bits'],
+    others = {name: version(name) for name in ('torchvision', 'fastai')}
+    libraries = dict(liverseg=__version__, torch=torch.__version__, **others)
+    return dict(format='liverseg', version=FORMAT, arch=arch, decoder=decoder, size=size, channels=3,
+                window=form['window'], bits=form['bits'],
                 mean=list(mean), std=list(std), classes=CODES, versions=libraries, **more)
 
 # %% ../nbs/36_save.ipynb #d8f7c73b
@@ -80,16 +83,20 @@ def load_model(
     try: net.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError, ValueError) as e:
         why = str(e).splitlines()[0]
-        raise BadInput(f'{path}: does not hold the weights that model.json describes ({why}); copy the model folder again')
-    if not all(v.isfinite().all() for v in net.state_dict().values()): raise BadInput(f'{path}: holds weights that are no numbers; its training went wrong, train again')
+        raise BadInput(f'{path}: does not hold the weights that model.json describes ({why}); '
+                       'copy the model folder again')
+    if not all(v.isfinite().all() for v in net.state_dict().values()):
+        raise BadInput(f'{path}: holds weights that are no numbers; its training went wrong, train again')
     return net.eval().to(device, memory_format=torch.channels_last), meta
 
+# %% ../nbs/36_save.ipynb #e5a02ba4
 def _promised(path, sha256):
     "Complain if a file is not the one that was saved"
     bounded(path)
     found = file_sha256(path)
     if sha256 in (None, found): return
-    raise BadInput(f'{path}: has the SHA-256 {found[:8]}…, and model.json promises {str(sha256)[:8]}…; it is damaged or another file, copy the model folder again')
+    raise BadInput(f'{path}: has the SHA-256 {found[:8]}…, and model.json promises {str(sha256)[:8]}…; '
+                   'it is damaged or another file, copy the model folder again')
 
 # %% ../nbs/36_save.ipynb #fc4eee9d
 def auto_device(
@@ -97,7 +104,8 @@ def auto_device(
 ) -> torch.device:
     "Where to compute; of several processes on one machine each gets a GPU of its own. Raises `BadInput`"
     several = int(os.environ.get('WORLD_SIZE', 1)) > 1
-    if several and name in ('auto', 'cuda') and torch.cuda.is_available(): torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    if several and name in ('auto', 'cuda') and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     if name == 'auto' and torch.cuda.is_available(): return torch.device('cuda', torch.cuda.current_device())
     if name == 'auto': return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
     try: return torch.zeros(1, device=name).device
@@ -106,13 +114,16 @@ def auto_device(
 
 # %% ../nbs/36_save.ipynb #6cd3f6e2
 def export_onnx(
-    out, # the file to write, .onnx: slices (n, 3, h, w) float32, as liverseg.tta.prepare makes them, to scores (n, 2, h, w)
+    out, # the file to write, .onnx: pictures (n, 3, h, w) float32, of liverseg.pixels.prepare, to scores (n, 2, h, w)
     model='liver', # the network that ships, or a folder that liverseg train wrote
 ) -> Path: # the file
     "Write a trained network as ONNX, for any number of slices of any size; raises `BadInput`"
-    if not str(out).endswith('.onnx'): raise BadInput(f'{out}: is not named like an ONNX file; let its name end in .onnx')
-    if os.path.lexists(out) and not _exported(out): raise BadInput(f'{out}: exists and was not written by liverseg export; give another name')
-    if str(model).endswith('.onnx'): raise BadInput(f'{model}: is an ONNX file already; give a folder that `liverseg train` wrote')
+    if not str(out).endswith('.onnx'):
+        raise BadInput(f'{out}: is not named like an ONNX file; let its name end in .onnx')
+    if os.path.lexists(out) and not _exported(out):
+        raise BadInput(f'{out}: exists and was not written by liverseg export; give another name')
+    if str(model).endswith('.onnx'):
+        raise BadInput(f'{model}: is an ONNX file already; give a folder that `liverseg train` wrote')
     if not find_spec('onnx'): raise BadInput(f'{out}: {NO_ONNX}')
     import onnx
     net, meta = load_model(model)
@@ -137,7 +148,7 @@ class _Plain(torch.nn.Module):
     def forward(self, x): return torch.as_tensor(self.net(x)).as_subclass(torch.Tensor)
 
 def _recorded(net, apart=False):
-    "The bytes of an ONNX file, its normalisations apart from the convolutions or not; PyTorch's newer exporter knows no fastai"
+    "The bytes of an ONNX file, its normalisations apart or not; PyTorch's newer exporter knows no fastai"
     axes = {0: 'slices', 2: 'rows', 3: 'columns'}
     how = dict(training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False) if apart else {}
     with warnings.catch_warnings():

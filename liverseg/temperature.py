@@ -13,7 +13,8 @@ import torch
 from scipy import ndimage, optimize
 
 # %% ../nbs/37_temperature.ipynb #f09ee26e
-MILDEST = 10. # temperatures are looked for from 1/MILDEST, where a flawless network ends, to this, where a blind one does
+# temperatures are looked for from 1/MILDEST, where a flawless network ends, to this, where a blind one does
+MILDEST = 10.
 
 def best_temperature(
     margins: np.ndarray, # of pixels: score of the true class less that of the other
@@ -30,7 +31,7 @@ def near_liver(
     pred: np.ndarray, # mask (h, w)
     true: np.ndarray, # mask (h, w)
 ) -> np.ndarray: # bool (h, w), False everywhere if neither shows liver
-    "Where probabilities are judged: no farther from either mask than a 32nd of the picture's side, along rows and columns"
+    "Where probabilities are judged: no farther from a mask than a 32nd of the side, along rows and columns"
     reach = [2*max(1, round(n/NEAR)) + 1 for n in pred.shape]
     return ndimage.maximum_filter(np.logical_or(pred, true).view(np.uint8), reach, mode='constant') > 0
 
