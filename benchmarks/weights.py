@@ -115,9 +115,8 @@ def own_and_true(net, meta, folder, table):
 
 def left_out(args):
     "Two networks, each of half of the patients, asked about the other half: false liver on slices without, and own and true Dice of patients with"
-    from liverseg.pixels import resize_mask
+    from liverseg.pixels import read_slice, resize_mask
     from liverseg.data import read_manifest
-    from liverseg.pixels import read_slice
     from liverseg.models import open_model
     from liverseg.tta import slice_probs
     whole, empty, cases = slices(args), [], []

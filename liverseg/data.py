@@ -24,8 +24,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
 from .convert import COLUMNS, SPLITS, read_table
 from .pixels import as_windows, form, read_form, read_slice, read_slice_mask, resize_mask
 from .recipe import CODES
-from .volume import BadInput
-from .work import track
+from .work import BadInput, track
 
 # %% ../nbs/02_data.ipynb #49acfb71
 def read_manifest(

@@ -18,7 +18,8 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from .volume import AIR, BadInput, _first_line, atomic_write, stored_as
+from .volume import AIR, stored_as
+from .work import BadInput, _first_line, atomic_write
 
 # %% ../nbs/13_dicom.ipynb #9dfbf970
 def _natural(name):
@@ -32,25 +33,32 @@ _SWELLS = 200 # times as much as is packed, from 4 GiB on; scans shrink to a hal
 def _zip(source, path):
     "An archive, opened"
     try: zf = zipfile.ZipFile(source)
-    except Exception as e: raise BadInput(f'{path}: is damaged or is no zip archive ({_first_line(e)}); copy or download it again')
-    if zf.filelist and min(e.header_offset for e in zf.filelist): raise BadInput(f'{path}: is damaged, its end is that of an archive within it; copy or download it again')
+    except Exception as e:
+        raise BadInput(f'{path}: is damaged or is no zip archive ({_first_line(e)}); copy or download it again')
+    if zf.filelist and min(e.header_offset for e in zf.filelist):
+        raise BadInput(f'{path}: is damaged, its end is that of an archive within it; copy or download it again')
     whole, packed = (sum(getattr(e, size) for e in zf.filelist) for size in ('file_size', 'compress_size'))
     if whole > max(2**32, _SWELLS*packed):
-        raise BadInput(f'{path}: unpacks to {whole/2**30:.0f} GiB, more than {_SWELLS} times as much as it is; check the archive, or unpack it first')
+        raise BadInput(f'{path}: unpacks to {whole/2**30:.0f} GiB, more than {_SWELLS} times as much as it is; check '
+                       'the archive, or unpack it first')
     return zf
 
 # %% ../nbs/13_dicom.ipynb #5b5e2e87
 @lru_cache(maxsize=4)
-def _opened(path, size, mtime, pid): return _zip(path, path) # a file that has changed, or a forked process, opens it anew
+# a file that has changed, or a forked process, opens it anew
+def _opened(path, size, mtime, pid): return _zip(path, path)
 
 @lru_cache(maxsize=3) # each is held in memory
 def _nested(zf, entry, path): return _zip(io.BytesIO(_unzip(zf, entry, path)), path)
 
 def _unzip(zf, entry, path):
     "The bytes of an archive's entry, its checksum verified"
-    if entry.file_size > _LARGEST: raise BadInput(f'{path}: unpacks to {entry.file_size/2**30:.0f} GiB; check the archive, or unpack it first')
+    if entry.file_size > _LARGEST:
+        raise BadInput(f'{path}: unpacks to {entry.file_size/2**30:.0f} GiB; check the archive, or unpack it first')
     try: return zf.read(entry)
-    except Exception as e: raise BadInput(f'{path}: cannot be unpacked ({_first_line(e)}); copy or download the archive again, or unpack it first')
+    except Exception as e:
+        raise BadInput(f'{path}: cannot be unpacked ({_first_line(e)}); copy or download the archive again, or unpack '
+                       'it first')
 
 # %% ../nbs/13_dicom.ipynb #3643125f
 @lru_cache(maxsize=16)
@@ -125,7 +133,9 @@ def read_bytes(
 def _pydicom(path):
     "pydicom, or the advice to install it"
     try: import pydicom
-    except ImportError: raise BadInput(f"{path}: is DICOM, and the reader is not installed; run pip install 'liverseg[dicom]'") from None
+    except ImportError:
+        raise BadInput(f"{path}: is DICOM, and the reader is not installed; run pip install "
+                       "'liverseg[dicom]'") from None
     return pydicom
 
 # %% ../nbs/13_dicom.ipynb #56abad9b
@@ -139,26 +149,34 @@ def _geometry(affine, k):
     row, col = (affine[:3, :2] / pixel).T
     if abs(row @ col) > 1e-3: raise ValueError('rows and columns are not at right angles, which DICOM cannot say')
     thick = _ds(abs(affine[:3, 2] @ np.cross(row, col)))[0]
-    return dict(ImagePositionPatient=_ds(affine[:3, :3] @ [0, 0, k] + affine[:3, 3]), ImageOrientationPatient=_ds([row, col]),
+    at = affine[:3, :3] @ [0, 0, k] + affine[:3, 3]
+    return dict(ImagePositionPatient=_ds(at), ImageOrientationPatient=_ds([row, col]),
                 PixelSpacing=_ds(pixel[::-1]), SliceThickness=thick, SpacingBetweenSlices=thick)
 
 # %% ../nbs/13_dicom.ipynb #5462be60
 def _dataset(pixels, uid, k, **tags):
     "One slice, `pixels` (row, column), as a DICOM data set"
-    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.dataset import Dataset, FileMetaDataset # pydicom is an optional extra
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-    ds, bits = Dataset(), 8*pixels.itemsize
+    ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    tags = dict(SOPClassUID=CTImageStorage, SOPInstanceUID=uid('slice', k), StudyInstanceUID=uid('study'), SeriesInstanceUID=uid('series'),
-                FrameOfReferenceUID=uid('frame'), Modality='CT', ImageType=['ORIGINAL', 'PRIMARY', 'AXIAL'], PatientName='synthetic',
-                PatientID='', StudyDate='', StudyTime='', AccessionNumber='', StudyID='', SeriesNumber=1, InstanceNumber=k + 1,
-                SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', Rows=pixels.shape[0], Columns=pixels.shape[1],
-                BitsAllocated=bits, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=int(pixels.dtype.kind == 'i'),
-                RescaleIntercept='0', RescaleSlope='1', PixelData=pixels.astype(pixels.dtype.newbyteorder('<')).tobytes()) | tags
-    for key, value in tags.items():
+    uids = dict(SOPClassUID=CTImageStorage, SOPInstanceUID=uid('slice', k), StudyInstanceUID=uid('study'),
+                SeriesInstanceUID=uid('series'), FrameOfReferenceUID=uid('frame'))
+    for key, value in (uids | _USUAL_TAGS | dict(InstanceNumber=k + 1) | _pixel_tags(pixels) | tags).items():
         if value is not None: setattr(ds, key, value)
     return ds
+
+_USUAL_TAGS = dict(Modality='CT', ImageType=['ORIGINAL', 'PRIMARY', 'AXIAL'], PatientName='synthetic', PatientID='',
+                   StudyDate='', StudyTime='', AccessionNumber='', StudyID='', SeriesNumber=1, SamplesPerPixel=1,
+                   PhotometricInterpretation='MONOCHROME2', RescaleIntercept='0', RescaleSlope='1')
+
+# %% ../nbs/13_dicom.ipynb #e046aa1b
+def _pixel_tags(pixels):
+    "The tags that describe an array of whole numbers, and its bytes"
+    bits, raw = 8*pixels.itemsize, pixels.astype(pixels.dtype.newbyteorder('<')).tobytes()
+    return dict(Rows=pixels.shape[0], Columns=pixels.shape[1], BitsAllocated=bits, BitsStored=bits, HighBit=bits - 1,
+                PixelRepresentation=int(pixels.dtype.kind == 'i'), PixelData=raw)
 
 # %% ../nbs/13_dicom.ipynb #b776c244
 def write_series(
@@ -179,7 +197,8 @@ def write_series(
     for k, file in enumerate(files):
         now = {key: v(k) if callable(v) else v for key, v in changes.items()}
         out = io.BytesIO()
-        _dataset(np.ascontiguousarray(hu[:, :, k].T), uid, k, **_geometry(lps, k) | now).save_as(out, enforce_file_format=True)
+        ds = _dataset(np.ascontiguousarray(hu[:, :, k].T), uid, k, **_geometry(lps, k) | now)
+        ds.save_as(out, enforce_file_format=True)
         atomic_write(file, out.getvalue())
     return files
 
@@ -214,10 +233,16 @@ def _inflated_file(f, path, pixels):
     if not pixels: return whole
     need = _need(reader.dcmread(whole, stop_before_pixels=True)) + _HEAD
     found = zlib.decompressobj(-15).decompress(packed, need + 1)
-    if len(found) > need: raise BadInput(f'{path}: unpacks to more than the pixels that its header announces; it is damaged, export it again')
+    if len(found) > need:
+        raise BadInput(f'{path}: unpacks to more than the pixels that its header announces; it is damaged, export it '
+                       'again')
     return io.BytesIO(first + found)
 
-def _need(ds): return int(ds.Rows)*int(ds.Columns)*int(ds.get('SamplesPerPixel', 1))*int(ds.get('NumberOfFrames') or 1)*int(ds.BitsAllocated)//8 # bytes of pixels
+# %% ../nbs/13_dicom.ipynb #81d6af7f
+def _need(ds):
+    "Bytes of pixels that a header announces"
+    values = int(ds.Rows)*int(ds.Columns)*int(ds.get('SamplesPerPixel', 1))*int(ds.get('NumberOfFrames') or 1)
+    return values*int(ds.BitsAllocated)//8
 
 # %% ../nbs/13_dicom.ipynb #2433c100
 def _open(path): return open(path, 'rb') if Path(path).is_file() else io.BytesIO(read_bytes(path))
@@ -242,7 +267,8 @@ def _dcmread(path, pixels=False):
 def _with_syntax(ds):
     "Files without `DICM` often do not say how they are written either; pydicom has found out"
     implicit, little = ds.original_encoding
-    if not ds.file_meta.get('TransferSyntaxUID'): ds.file_meta.TransferSyntaxUID = '1.2.840.10008.1.2' + ('' if implicit else '.1' if little else '.2')
+    if not ds.file_meta.get('TransferSyntaxUID'):
+        ds.file_meta.TransferSyntaxUID = '1.2.840.10008.1.2' + ('' if implicit else '.1' if little else '.2')
     return ds
 
 def _is_picture(ds): return all(key in ds for key in ('Rows', 'Columns', 'BitsAllocated'))
@@ -250,26 +276,33 @@ def _is_picture(ds): return all(key in ds for key in ('Rows', 'Columns', 'BitsAl
 def _damaged(path, e): raise BadInput(f'{path}: is a damaged DICOM file ({_first_line(e)}); copy or export it again')
 
 # %% ../nbs/13_dicom.ipynb #4bedbecb
-_TELLS = ('AcquisitionNumber', 'TemporalPositionIdentifier', 'TemporalPositionIndex', 'StackID', 'EchoNumbers', 'ConvolutionKernel',
-          'ImageType', 'AcquisitionTime') # what may tell two scans of one series apart
-
 def _facts(ds):
     "What a header says about one picture, in plain values; a missing vector is NaN, a missing number None"
     def num(key, other=None): return other if ds.get(key) in (None, '') else float(ds[key].value)
     def vec(key, n): return np.array(ds[key].value if ds.get(key) else [np.nan]*n, float).reshape(n)
-    return dict(uid=str(ds.get('SeriesInstanceUID', '')), kind=_kind(ds), shape=(int(ds.Rows), int(ds.Columns)),
-        at=vec('ImagePositionPatient', 3), axes=vec('ImageOrientationPatient', 6).reshape(2, 3), pixel=vec('PixelSpacing', 2),
-        slope=num('RescaleSlope', 1.), inter=num('RescaleIntercept', 0.), number=num('InstanceNumber'),
-        thick=num('SliceThickness'), gap=num('SpacingBetweenSlices'), grey=str(ds.get('PhotometricInterpretation', '')),
-        reformat=bool(re.search('MPR|MIP|MINIP|REFORMAT|PROJECTION', str(ds.get('ImageType', '')))), pad=_padding(ds),
-        rescaled=ds.get('RescaleIntercept') not in (None, ''), bits=(int(ds.get('BitsStored', ds.BitsAllocated)), int(ds.get('HighBit', ds.get('BitsStored', ds.BitsAllocated) - 1))), tells=[str(ds.get(key)) for key in _TELLS])
+    stored = int(ds.get('BitsStored', ds.BitsAllocated))
+    highest = int(ds.get('HighBit', ds.get('BitsStored', ds.BitsAllocated) - 1))
+    return dict(uid=str(ds.get('SeriesInstanceUID', '')), kind=_picture_kind(ds), shape=(int(ds.Rows), int(ds.Columns)),
+        at=vec('ImagePositionPatient', 3), axes=vec('ImageOrientationPatient', 6).reshape(2, 3),
+        pixel=vec('PixelSpacing', 2), slope=num('RescaleSlope', 1.), inter=num('RescaleIntercept', 0.),
+        number=num('InstanceNumber'), thick=num('SliceThickness'), gap=num('SpacingBetweenSlices'),
+        grey=str(ds.get('PhotometricInterpretation', '')),
+        reformat=bool(_REFORMAT.search(str(ds.get('ImageType', '')))), pad=_padding(ds),
+        rescaled=ds.get('RescaleIntercept') not in (None, ''), bits=(stored, highest),
+        tells=[str(ds.get(key)) for key in _TELLS])
+
+# %% ../nbs/13_dicom.ipynb #d09c6ed5
+_REFORMAT = re.compile('MPR|MIP|MINIP|REFORMAT|PROJECTION')
+_TELLS = ('AcquisitionNumber', 'TemporalPositionIdentifier', 'TemporalPositionIndex', 'StackID', 'EchoNumbers',
+          'ConvolutionKernel', 'ImageType', 'AcquisitionTime') # what may tell two scans of one series apart
 
 # %% ../nbs/13_dicom.ipynb #39597687
-def _kind(ds):
+def _picture_kind(ds):
     "CT, or what else this picture is"
     if 'LOCALIZER' in str(ds.get('ImageType', '')) + str(ds.get('FrameType', '')): return 'localizer'
     if ds.get('SamplesPerPixel', 1) != 1: return 'colour picture'
-    if str(ds.get('SOPClassUID', '')).startswith('1.2.840.10008.5.1.4.1.1.7') and not ds.get('ImagePositionPatient'): return 'secondary capture'
+    if str(ds.get('SOPClassUID', '')).startswith('1.2.840.10008.5.1.4.1.1.7') and not ds.get('ImagePositionPatient'):
+        return 'secondary capture'
     if ds.get('NumberOfFrames') not in (None, '', 1): return 'film'
     return str(ds.get('Modality') or 'picture without a modality')
 
@@ -288,7 +321,8 @@ def _frames(ds):
     "The header of each picture of a file: its own, or for enhanced multi-frame one a frame"
     frames = ds.get('PerFrameFunctionalGroupsSequence')
     if not frames: return [ds]
-    if len(frames) != int(ds.get('NumberOfFrames', 1)): raise ValueError(f'it describes {len(frames)} of {ds.get("NumberOfFrames")} frames')
+    if len(frames) != int(ds.get('NumberOfFrames', 1)):
+        raise ValueError(f'it describes {len(frames)} of {ds.get("NumberOfFrames")} frames')
     common = list(ds.get('SharedFunctionalGroupsSequence') or [])
     return [_flat(ds, [*common, frame], n) for n, frame in enumerate(frames)]
 
@@ -306,13 +340,14 @@ def _flat(ds, groups, n):
 _CT = '1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.2.1' # the classes of CT slices and of enhanced CT
 
 def _slices(path):
-    "The pictures of a file, each with its path, frame number and facts; none for a DICOM file without pictures; None for other files"
+    "The pictures of a DICOM file, each with its path, frame number and facts; None for any other file"
     ds = _dcmread(path)
     if ds is None: return None
     try:
         with _quietly():
-            if _is_picture(ds): return [SimpleNamespace(path=path, frame=n, **_facts(d)) for n, d in enumerate(_frames(ds))]
-            classes = {str(where.get(key) or '') for where, key in ((ds, 'SOPClassUID'), (ds.file_meta, 'MediaStorageSOPClassUID'))} - {''}
+            if _is_picture(ds):
+                return [SimpleNamespace(path=path, frame=n, **_facts(d)) for n, d in enumerate(_frames(ds))]
+            classes = {str(ds.get('SOPClassUID') or ''), str(ds.file_meta.get('MediaStorageSOPClassUID') or '')} - {''}
     except Exception as e: _damaged(path, e)
     if not classes or classes & {*_CT}: _damaged(path, 'its header ends early')
     return []
@@ -326,13 +361,19 @@ def _walk(path, depth=0, left=None):
     left = dict(files=MOST_FILES, archives=MOST_ARCHIVES, bytes=MOST_UNPACKED) if left is None else left
     left['archives' if depth and Path(path).suffix.lower() == '.zip' else 'files'] -= 1
     left['bytes'] -= _holds(path)
-    if left['bytes'] < 0: raise BadInput(f'{path}: comes to more than {MOST_UNPACKED/2**30:g} GiB unpacked, with the archives before it; unpack it first, or give the folder with one series')
-    if min(left.values()) < 0: raise BadInput(f'{path}: comes after {MOST_FILES} files or {MOST_ARCHIVES} archives within archives; give the folder with one series')
+    if left['bytes'] < 0:
+        raise BadInput(f'{path}: comes to more than {MOST_UNPACKED/2**30:g} GiB unpacked, with the archives before '
+                       'it; unpack it first, or give the folder with one series')
+    if min(left.values()) < 0:
+        raise BadInput(f'{path}: comes after {MOST_FILES} files or {MOST_ARCHIVES} archives within archives; give the '
+                       'folder with one series')
     if not is_dir(path): yield from [Path(path)] if is_file(path) else []; return
     if depth > 16: return
     for p in ls(path):
-        if not (p.is_symlink() and p.resolve() in (p.parent.resolve(), *p.parent.resolve().parents)): yield from _walk(p, depth + 1, left)
+        if not (p.is_symlink() and p.resolve() in (p.parent.resolve(), *p.parent.resolve().parents)):
+            yield from _walk(p, depth + 1, left)
 
+# %% ../nbs/13_dicom.ipynb #90a04f2b
 def _holds(path):
     "The bytes that an archive unpacks to by its own table; 0 for anything else"
     if Path(path).suffix.lower() != '.zip' or not is_dir(path): return 0
@@ -347,9 +388,12 @@ def _pictures(folder):
     like = lambda p: (p.parent, re.sub('[0-9a-f]+', '#', p.name.lower()))
     known = {like(p) for p, slices in found.items() if slices}
     for p, slices in found.items():
-        if slices is None and like(p) in known: raise BadInput(f'{p}: is not DICOM, unlike the files named like it; it is empty or damaged, copy it again')
+        if slices is None and like(p) in known:
+            raise BadInput(f'{p}: is not DICOM, unlike the files named like it; it is empty or damaged, copy it again')
     pictures = [s for slices in found.values() for s in slices or []]
-    if not pictures: raise BadInput(f'{folder}: is a folder without DICOM pictures; give a NIfTI file, or the folder with the files of a CT series')
+    if not pictures:
+        raise BadInput(f'{folder}: is a folder without DICOM pictures; give a NIfTI file, or the folder with the '
+                       'files of a CT series')
     return pictures
 
 # %% ../nbs/13_dicom.ipynb #40d7d15b
@@ -368,7 +412,8 @@ def _groups(pictures):
 def _say(groups):
     "Groups for a message, at most eight"
     count = lambda g: '1 slice' if len(g) == 1 else f'{len(g)} slices'
-    return ', '.join(f'{g[0].kind} ({count(g)}, {g[0].path.parent.name}/{g[0].path.name})' for g in groups[:8]) + (' …' if len(groups) > 8 else '')
+    file = lambda g: f'{g[0].path.parent.name}/{g[0].path.name}'
+    return ', '.join(f'{g[0].kind} ({count(g)}, {file(g)})' for g in groups[:8]) + (' …' if len(groups) > 8 else '')
 
 def _choose(folder, groups, notes):
     "The longest CT series, reformats only where there is nothing else"
@@ -378,7 +423,9 @@ def _choose(folder, groups, notes):
     best = [g for g in ct if rank(g) == max(map(rank, ct))]
     best = max(best, key=_has_air) if len(best) > 1 else best[0]
     others = [g for g in groups if g is not best]
-    if others: notes.append(('several series', f'of {len(groups)} series the longest CT was taken, {_say([best])}, and left out: {_say(others)}'))
+    if others:
+        notes.append(('several series', f'of {len(groups)} series the longest CT was taken, {_say([best])}, and left '
+                                        f'out: {_say(others)}'))
     return best
 
 # %% ../nbs/13_dicom.ipynb #b6a7c85b
@@ -389,28 +436,37 @@ def _check(slices):
     s, n = slices[0], len(slices)
     rows, cols = s.shape
     if not (0 < rows <= 8192 and 0 < cols <= 8192 and rows*cols*n <= _MOST):
-        raise BadInput(f'{s.path}: claims {n} slices of {rows}×{cols} pixels, which no CT has; it is damaged, export it again')
+        raise BadInput(f'{s.path}: claims {n} slices of {rows}×{cols} pixels, which no CT has; it is damaged, export '
+                       'it again')
     for s in slices:
-        if s.grey not in ('MONOCHROME2', ''): raise BadInput(f'{s.path}: holds {s.grey} pixels, not CT numbers; export the original series')
-        if s.bits[1] != s.bits[0] - 1: raise BadInput(f'{s.path}: stores {s.bits[0]} bits and says that the highest is number {s.bits[1]}; it is damaged, export it again')
-        if s.rescaled != any(t.rescaled for t in slices): raise BadInput(f'{s.path}: says no rescale intercept, as other files of its series do; export it again')
+        if s.grey not in ('MONOCHROME2', ''):
+            raise BadInput(f'{s.path}: holds {s.grey} pixels, not CT numbers; export the original series')
+        if s.bits[1] != s.bits[0] - 1:
+            raise BadInput(f'{s.path}: stores {s.bits[0]} bits and says that the highest is number {s.bits[1]}; it is '
+                           'damaged, export it again')
+        if s.rescaled != any(t.rescaled for t in slices):
+            raise BadInput(f'{s.path}: says no rescale intercept, as other files of its series do; export it again')
     s = slices[0]
     if not (s.pixel > 0).all() or not np.isfinite(s.pixel).all():
         raise BadInput(f'{s.path}: says no pixel spacing, so nothing can be measured; export it again')
     if np.isnan(s.axes).any(): return
-    if np.abs(s.axes @ s.axes.T - np.eye(2)).max() > .01: raise BadInput(f'{s.path}: its rows and columns are not at right angles; export it again')
+    if np.abs(s.axes @ s.axes.T - np.eye(2)).max() > .01:
+        raise BadInput(f'{s.path}: its rows and columns are not at right angles; export it again')
 
 # %% ../nbs/13_dicom.ipynb #dff782b1
 def _left_over(ds):
     "Bytes of pixels beyond what rows, columns and bits ask for; 0 where they are compressed or cannot be told"
     try:
-        return 0 if ds.file_meta.TransferSyntaxUID.is_compressed or 'PixelData' not in ds else len(ds.PixelData) - _need(ds)
+        if ds.file_meta.TransferSyntaxUID.is_compressed or 'PixelData' not in ds: return 0
+        return len(ds.PixelData) - _need(ds)
     except Exception: return 0 # of a damaged file, about which pydicom will have more to say
 
 def _stored(path):
     "The stored pixels of a file (frame, row, column)"
     ds = _dcmread(path, pixels=True)
-    if (extra := _left_over(ds)) > 1: raise BadInput(f'{path}: holds {extra} bytes more than {ds.Rows} rows of {ds.Columns} pixels need; it is damaged, export it again')
+    if (extra := _left_over(ds)) > 1:
+        raise BadInput(f'{path}: holds {extra} bytes more than {ds.Rows} rows of {ds.Columns} pixels need; it is '
+                       'damaged, export it again')
     try:
         with _quietly(): return ds.pixel_array.reshape(-1, int(ds.Rows), int(ds.Columns))
     except Exception as e: raise BadInput(_no_pixels(path, ds, e))
@@ -420,11 +476,16 @@ def _no_pixels(path, ds, e):
     "Why the pixels cannot be had"
     try: syntax = ds.file_meta.TransferSyntaxUID; packed = syntax.is_compressed
     except Exception: packed = False
-    if not packed: return f'{path}: its pixels cannot be read ({_first_line(e).split(" - ")[0]}); the file is truncated or damaged, copy it again'
+    if not packed:
+        return (f'{path}: its pixels cannot be read ({_first_line(e).split(" - ")[0]}); the file is truncated or '
+                'damaged, copy it again')
     try: ready = _pydicom(path).pixels.get_decoder(syntax).is_available
     except Exception: ready = False
-    if ready: return f'{path}: its pixels, compressed as {syntax.name}, cannot be decoded; the file is truncated or damaged, copy it again'
-    return f"{path}: is compressed as {syntax.name}, for which no decoder is installed; run pip install 'liverseg[dicom]', or export it uncompressed"
+    if ready:
+        return (f'{path}: its pixels, compressed as {syntax.name}, cannot be decoded; the file is truncated or '
+                'damaged, copy it again')
+    return (f"{path}: is compressed as {syntax.name}, for which no decoder is installed; run pip install "
+            "'liverseg[dicom]', or export it uncompressed")
 
 # %% ../nbs/13_dicom.ipynb #ad5fdbbc
 def _hu(stored, s):
@@ -450,28 +511,34 @@ def _placed(slices, folder, notes):
     "The slices with their height `z` along the normal, in order of it"
     lost = [s for s in slices if np.isnan(s.at).any() or np.isnan(s.axes).any()]
     if lost and len(lost) < len(slices):
-        raise BadInput(f'{lost[0].path}: does not say where it lies, as {len(slices) - len(lost)} other files of its series do; export it again')
+        raise BadInput(f'{lost[0].path}: does not say where it lies, as {len(slices) - len(lost)} other files of its '
+                       'series do; export it again')
     if lost: _by_number(slices, folder, notes)
     for s in slices: s.z = float(s.at @ _normal(slices[0]))
-    if not np.isfinite([s.z for s in slices]).all(): raise BadInput(f'{slices[0].path}: its series has positions that are no numbers; export it again')
+    if not np.isfinite([s.z for s in slices]).all():
+        raise BadInput(f'{slices[0].path}: its series has positions that are no numbers; export it again')
     return sorted(slices, key=lambda s: (s.z, _natural(s.path.name), s.frame))
 
 # %% ../nbs/13_dicom.ipynb #828cdb35
 def _by_number(slices, folder, notes):
     "Invent positions from instance numbers"
     if any(s.number is None for s in slices) and len(slices) > 1:
-        raise BadInput(f'{folder}: its slices say neither where they lie nor their number, so their order is unknown; export the series again')
+        raise BadInput(f'{folder}: its slices say neither where they lie nor their number, so their order is unknown; '
+                       'export the series again')
     step = _thickness(slices[0], notes, slices[0].gap, slices[0].thick)
     for s in slices:
         s.axes = np.eye(3)[:2] if np.isnan(s.axes).any() else s.axes
         s.at = _normal(s)*step*(s.number or 0)
-    notes.append(('no position', f'the files do not say where their slices lie: they are taken in order of their instance number, '
+    notes.append(('no position', f'the files do not say where their slices lie: they are taken in order of their '
+                                 'instance number, '
                   f'{step:g} mm apart, and head and feet may be exchanged'))
 
 def _thickness(s, notes, *known):
     "The first of `known` that is a length"
     length = next((abs(v) for v in known if v and np.isfinite(v)), None)
-    if length is None: notes.append(('no thickness', f'{s.path.name} says no slice thickness: 1 mm is assumed, so volumes in mL are wrong'))
+    if length is None:
+        notes.append(('no thickness', f'{s.path.name} says no slice thickness: 1 mm is assumed, so volumes in mL are '
+                                      'wrong'))
     return length or 1.
 
 # %% ../nbs/13_dicom.ipynb #1918775e
@@ -488,7 +555,8 @@ def _without_twins(slices, notes):
         (dropped if mark in seen else kept).append(s)
         seen.add(mark)
     if not dropped: return kept
-    notes.append(('duplicate slices', f'{len(dropped)} of {len(slices)} slices are copies of another one and were dropped, such as {dropped[0].path.name}'))
+    notes.append(('duplicate slices', f'{len(dropped)} of {len(slices)} slices are copies of another one and were '
+                                      f'dropped, such as {dropped[0].path.name}'))
     return kept
 
 # %% ../nbs/13_dicom.ipynb #e157a841
@@ -502,7 +570,8 @@ def _one_phase(slices, folder, notes):
         stacks = [[s for s, v in zip(slices, values) if v == value] for value in sorted(set(values), key=_natural)]
         best = max(stacks, key=len)
         if any(map(_crowded, stacks)) or 2*len(best) < places: continue
-        notes.append(('several series', f'the series holds {len(stacks)} stacks that differ in {key}: the longest was taken '
+        notes.append(('several series', f'the series holds {len(stacks)} stacks that differ in {key}: the longest was '
+                                        'taken '
                       f'({len(best)} slices, from {best[0].path.name}), the others left out'))
         return best
     a, b = next((a, b) for a, b in zip(slices, slices[1:]) if b.z - a.z < _SAME)
@@ -523,14 +592,16 @@ def _uneven(slices):
     where = f'after slice {k} ({slices[k].path.name})'
     what = f'{lost.sum()} slices are missing, the first {where}' if lost.sum() > 1 else f'1 slice is missing {where}'
     if not lost.any(): what = f'the oddest is {where}'
-    return f'slice distances vary from {d.min():.4g} to {d.max():.4g} mm: {what}, so lengths along the patient and volumes in mL are wrong'
+    return (f'slice distances vary from {d.min():.4g} to {d.max():.4g} mm: {what}, so lengths along the patient and '
+            'volumes in mL are wrong')
 
 # %% ../nbs/13_dicom.ipynb #1b400348
 def _sideways(slices, off):
     "Has a slice moved within its own plane?"
     off = np.linalg.norm(off, axis=1)
     if off.max() <= max(.5*slices[0].pixel.min(), .1): return None
-    return f'slices do not lie in one line: {slices[int(off.argmax())].path.name} is {off.max():.4g} mm to the side, so shapes are distorted'
+    return (f'slices do not lie in one line: {slices[int(off.argmax())].path.name} is {off.max():.4g} mm to the side, '
+            'so shapes are distorted')
 
 # %% ../nbs/13_dicom.ipynb #30c32f71
 def _affine(slices, notes):
@@ -541,7 +612,8 @@ def _affine(slices, notes):
     side = np.linalg.norm(step - up)
     if side*(n - 1) > .1 and side > 1e-3*np.linalg.norm(step):
         tilt = np.degrees(np.arctan2(side, np.linalg.norm(up)))
-        notes.append(('sheared', f'the slices are stacked at a slant of {tilt:.1f}° (a tilted gantry), so the grid is sheared'))
+        notes.append(('sheared', f'the slices are stacked at a slant of {tilt:.1f}° (a tilted gantry), so the grid is '
+                                 'sheared'))
     else: step = up
     lps = np.eye(4)
     lps[:3] = np.column_stack([first.axes[0]*first.pixel[1], first.axes[1]*first.pixel[0], step, first.at])
@@ -551,7 +623,7 @@ def _affine(slices, notes):
 @dataclass
 class Series:
     "A volume made of a DICOM series, on the grid of its files"
-    data: np.ndarray # HU (i, j, k): column, row, slice along the normal; int16, or float32 where that would lose something
+    data: np.ndarray # HU (column, row, slice along the normal): int16, or float32 where that would lose something
     affine: np.ndarray # 4×4, index to mm in RAS+
     files: list # of Path, by k
     notes: list = field(default_factory=list) # of (code, sentence): what was noticed on the way in
@@ -585,16 +657,21 @@ def read_series(
     affine = _affine(slices, notes)
     if (uneven := _uneven(slices)): notes.append(('uneven slices', uneven))
     if (odd := _other_scale(slices)): notes.append(('rescale differs', odd))
-    if not all(s.rescaled for s in slices): notes.append(('no rescale', f'{slices[0].path.name} and the other files say no rescale intercept: their numbers are taken for HU as they are'))
+    if not all(s.rescaled for s in slices):
+        notes.append(('no rescale', f'{slices[0].path.name} and the other files say no rescale intercept: '
+                                    'their numbers are taken for HU as they are'))
     at = np.array([s.at for s in slices]) * np.diag(_LPS)[:3]
     return Series(_volume(slices), affine, [s.path for s in slices], notes, positions=at)
 
+# %% ../nbs/13_dicom.ipynb #5d82be71
 def _other_scale(slices):
     "What is odd about a slice that is brought to HU otherwise than most, or None"
     scales = [(s.slope, s.inter) for s in slices]
     most = max(set(scales), key=scales.count)
     s = next((s for s, scale in zip(slices, scales) if scale != most), None)
-    return s and f'{s.path.name} has the rescale slope {s.slope:g} and intercept {s.inter:g}, most slices {most[0]:g} and {most[1]:g}; look whether its HU are right'
+    if s is None: return None
+    return (f'{s.path.name} has the rescale slope {s.slope:g} and intercept {s.inter:g}, '
+            f'most slices {most[0]:g} and {most[1]:g}; look whether its HU are right')
 
 # %% ../nbs/13_dicom.ipynb #980c959e
 def masks_on(
@@ -607,7 +684,8 @@ def masks_on(
     pictures = pngs or _pictures(folder)
     n = series.data.shape[2]
     if len(pictures) != n:
-        raise BadInput(f'{folder}: holds {len(pictures)} pictures for the {n} slices of {series.files[0].parent}; give the labels of one organ, one picture a slice')
+        raise BadInput(f'{folder}: holds {len(pictures)} pictures for the {n} slices of {series.files[0].parent}; '
+                       'give the labels of one organ, one picture a slice')
     order = _by_name(series) if pngs else _by_position(series, pictures, folder)
     out = np.zeros((n, *series.data.shape[1::-1]), np.uint8)
     for k, p in zip(order, pictures): out[k] = (_png if pngs else _label)(p, out.shape[1:])
@@ -617,7 +695,8 @@ def masks_on(
 def _by_name(series):
     "The slice that each picture belongs to, pictures and DICOM files in order of name"
     if len(set(series.files)) < len(series.files):
-        raise BadInput(f'{series.files[0]}: holds all slices in one file, so label pictures cannot be matched by name; give labels as DICOM')
+        raise BadInput(f'{series.files[0]}: holds all slices in one file, so label pictures cannot be matched by '
+                       'name; give labels as DICOM')
     return sorted(range(len(series.files)), key=lambda k: _natural(series.files[k].name))
 
 def _png(path, shape):
@@ -625,11 +704,14 @@ def _png(path, shape):
     try:
         img = Image.open(io.BytesIO(read_bytes(path)), formats=['PNG'])
         if img.size != shape[::-1]:
-            raise BadInput(f'{path}: is {img.size[0]}×{img.size[1]} pixels, its slice {shape[1]}×{shape[0]}; give the labels of this scan')
-        if img.mode not in ('1', 'L', 'P'): raise BadInput(f'{path}: is a picture of mode {img.mode}; give 8-bit grey, one value a label')
+            raise BadInput(f'{path}: is {img.size[0]}×{img.size[1]} pixels, its slice {shape[1]}×{shape[0]}; give the '
+                           'labels of this scan')
+        if img.mode not in ('1', 'L', 'P'):
+            raise BadInput(f'{path}: is a picture of mode {img.mode}; give 8-bit grey, one value a label')
         return np.asarray(img).astype(np.uint8)
     except BadInput: raise
-    except Exception as e: raise BadInput(f'{path}: cannot be read as PNG ({_first_line(e)}); it is damaged, copy it again')
+    except Exception as e:
+        raise BadInput(f'{path}: cannot be read as PNG ({_first_line(e)}); it is damaged, copy it again')
 
 # %% ../nbs/13_dicom.ipynb #34c2b36e
 def _by_position(series, labels, folder):
@@ -639,13 +721,17 @@ def _by_position(series, labels, folder):
         far = np.linalg.norm(series.positions - at, axis=1)
         k = int(far.argmin())
         _check_grid(series, s)
-        if far[k] > .1: raise BadInput(f'{s.path}: lies {far[k]:.4g} mm from the nearest slice of {series.files[0].parent}; give the labels of this scan')
+        if far[k] > .1:
+            raise BadInput(f'{s.path}: lies {far[k]:.4g} mm from the nearest slice of {series.files[0].parent}; give '
+                           'the labels of this scan')
         order.append(k)
-    if len(set(order)) < len(order): raise BadInput(f'{folder}: has two labels for one slice; give the labels of one organ')
+    if len(set(order)) < len(order):
+        raise BadInput(f'{folder}: has two labels for one slice; give the labels of one organ')
     names, others = [s.path.name for s in labels], [series.files[k].name for k in order]
     if set(names) == set(others) and len(set(names)) == len(names) and names != others:
         a, b = next((a, b) for a, b in zip(names, others) if a != b)
-        raise BadInput(f'{folder}: by position {a} belongs to {b} of the scan, by name to {a}; find out which is right and rename or correct the files')
+        raise BadInput(f'{folder}: by position {a} belongs to {b} of the scan, by name to {a}; find out which is '
+                       'right and rename or correct the files')
     return order
 
 # %% ../nbs/13_dicom.ipynb #aaee47c8
@@ -653,7 +739,9 @@ def _check_grid(series, s):
     "Raise `BadInput` unless a label has its scan's columns and rows"
     ours = (s.axes * s.pixel[::-1, None]).T
     off = np.abs(_LPS[:3, :3] @ ours - series.affine[:3, :2]).max()
-    if off > 1e-3: raise BadInput(f'{s.path}: its rows and columns run otherwise than those of {series.files[0].name}; give the labels of this scan')
+    if off > 1e-3:
+        raise BadInput(f'{s.path}: its rows and columns run otherwise than those of {series.files[0].name}; give the '
+                       'labels of this scan')
 
 def _anchors(labels, folder):
     "Where the labels' first pixels lie, mm in RAS+"
@@ -663,9 +751,12 @@ def _anchors(labels, folder):
 # %% ../nbs/13_dicom.ipynb #3916048a
 def _label(s, shape):
     "The stored values of a DICOM label"
-    if s.shape != shape: raise BadInput(f'{s.path}: is {s.shape[1]}×{s.shape[0]} pixels, its slice {shape[1]}×{shape[0]}; give the labels of this scan')
+    if s.shape != shape:
+        raise BadInput(f'{s.path}: is {s.shape[1]}×{s.shape[0]} pixels, its slice {shape[1]}×{shape[0]}; give the '
+                       'labels of this scan')
     stored = _stored(s.path)[s.frame]
-    if stored.min() < 0 or stored.max() > 255: raise BadInput(f'{s.path}: holds values from {stored.min()} to {stored.max()}; labels are 0 to 255')
+    if stored.min() < 0 or stored.max() > 255:
+        raise BadInput(f'{s.path}: holds values from {stored.min()} to {stored.max()}; labels are 0 to 255')
     return stored
 
 # %% ../nbs/13_dicom.ipynb #40901f16
@@ -688,5 +779,6 @@ def study_of(
     "Whose pictures lie there, by the first of them"
     try:
         for path in _walk(folder):
-            if _slices(path): return tuple(str(_dcmread(path).get(key, '')) for key in ('PatientID', 'StudyInstanceUID'))
+            if _slices(path):
+                return tuple(str(_dcmread(path).get(key, '')) for key in ('PatientID', 'StudyInstanceUID'))
     except BadInput as e: return '', str(e)

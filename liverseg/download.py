@@ -21,8 +21,7 @@ with warnings.catch_warnings(): # where tqdm is installed, pooch imports it, and
     import pooch
 
 from . import __version__
-from .volume import BadInput
-from .work import watched, whole_folder
+from .work import BadInput, watched, whole_folder
 
 # %% ../nbs/18_download.ipynb #5de48538
 @dataclass(frozen=True)
@@ -38,10 +37,15 @@ class Source:
 
 # %% ../nbs/18_download.ipynb #76ce0e27
 SOURCES = dict(
-    ircad=Source('3D-IRCADb-01, 20 CTs of the abdomen', 'https://www.dropbox.com/s/8h2avwtk8cfzl49/ircad-dataset.zip?dl=1',
-        'CC BY-NC-ND 3.0: not for commercial use, and not to be passed on changed', 'L. Soler et al., 3D-IRCADb-01, IRCAD, Strasbourg, 2010'),
-    msd=Source('Medical Segmentation Decathlon, Task03 Liver', 'https://msd-for-monai.s3-us-west-2.amazonaws.com/Task03_Liver.tar',
-        'CC BY-SA 4.0: name the authors, and pass on under the same licence', 'M. Antonelli et al., The Medical Segmentation Decathlon, Nature Communications, 2022',
+    ircad=Source('3D-IRCADb-01, 20 CTs of the abdomen',
+        'https://www.dropbox.com/s/8h2avwtk8cfzl49/ircad-dataset.zip?dl=1',
+        'CC BY-NC-ND 3.0: not for commercial use, and not to be passed on changed', 'L. Soler et al., 3D-IRCADb-01, '
+                                                                                    'IRCAD, Strasbourg, 2010'),
+    msd=Source('Medical Segmentation Decathlon, Task03 Liver',
+        'https://msd-for-monai.s3-us-west-2.amazonaws.com/Task03_Liver.tar',
+        'CC BY-SA 4.0: name the authors, and pass on under the same licence', 'M. Antonelli et al., The Medical '
+                                                                              'Segmentation Decathlon, Nature '
+                                                                              'Communications, 2022',
         size=26_900_000_000, hash='md5:a90ec6c4aa7f6a3d087205e23d4e6397', limit=200*10**9))
 
 # %% ../nbs/18_download.ipynb #dd38aebf
@@ -55,7 +59,8 @@ def _kind(path, label):
     try: tarfile.TarInfo.frombuf(head, 'utf-8', 'surrogateescape'); return kind
     except Exception: pass # whatever it is, it is no tar header
     found = f"begins with {head[:14].decode('latin-1')!r}" if head else 'is empty'
-    raise BadInput(f'{label}: is not a zip or tar archive (it {found}); look at it in a browser and get the archive from its publisher')
+    raise BadInput(f'{label}: is not a zip or tar archive (it {found}); look at it in a browser and get the archive '
+                   'from its publisher')
 
 # %% ../nbs/18_download.ipynb #be8c461a
 @dataclass
@@ -79,7 +84,8 @@ def _of_zip(z):
 def _of_tar(t):
     "The members of a tar file, then a look at whether its end is there"
     for e in t:
-        yield Member(e.name, e.size, e.isdir(), '' if e.isreg() or e.isdir() else 'is a link or a device', partial(t.extractfile, e))
+        yield Member(e.name, e.size, e.isdir(), '' if e.isreg() or e.isdir() else 'is a link or a '
+                                                                                  'device', partial(t.extractfile, e))
     t.fileobj.seek(t.offset)
     if t.fileobj.read(512) != bytes(512): raise EOFError('its end is missing')
     for _ in range(64):
@@ -103,7 +109,8 @@ def _members(path, label):
     if kind == 'zip':
         with zipfile.ZipFile(path) as z: yield _of_zip(z)
     else:
-        with (gzip.open if kind == 'gz' else open)(path, 'rb') as f, tarfile.open(fileobj=_Sips(f), mode='r:') as t: yield _of_tar(t)
+        with (gzip.open if kind == 'gz' else open)(path, 'rb') as f, tarfile.open(fileobj=_Sips(f), mode='r:') as t:
+            yield _of_tar(t)
 
 # %% ../nbs/18_download.ipynb #ea0cdfc6
 def _parts(member):
@@ -118,18 +125,29 @@ def _list(members, label, limit, most):
     files, total = {}, 0
     for n, m in enumerate(members):
         parts = _parts(m)
-        fault = m.fault or ('leads out of the folder' if parts is None else 'has a size below zero' if m.size < 0 else 'is there twice' if parts in files else '')
-        if fault: raise BadInput(f'{label}: its member {_short(m.name)} {fault}; do not trust this archive, get it from its publisher')
+        fault = m.fault or _fault(m, parts, files)
+        if fault:
+            raise BadInput(f'{label}: its member {_short(m.name)} {fault}; do not trust this archive, get it from its '
+                           'publisher')
         total += m.size
-        if total > limit or n >= most: raise BadInput(f'{label}: unpacks to more than {_bytes(limit)} or {most} members; do not trust this archive, get it from its publisher')
+        if total > limit or n >= most:
+            raise BadInput(f'{label}: unpacks to more than {_bytes(limit)} or {most} members; do not trust this '
+                           'archive, get it from its publisher')
         if not m.folder and not _junk(parts): files[parts] = m
     if not files: raise BadInput(f'{label}: holds no files; get the archive from its publisher')
     for parts in files:
         if clash := next((parts[:i] for i in range(1, len(parts)) if parts[:i] in files), None):
-            raise BadInput(f'{label}: has {_short("/".join(clash))} both as a file and as a folder; do not trust this archive, get it from its publisher')
+            raise BadInput(f'{label}: has {_short("/".join(clash))} both as a file and as a folder; do not trust this '
+                           'archive, get it from its publisher')
     return files
 
 # %% ../nbs/18_download.ipynb #ce0943cf
+def _fault(member, parts, files):
+    "What forbids to unpack a member besides its kind, or ''"
+    if parts is None: return 'leads out of the folder'
+    if member.size < 0: return 'has a size below zero'
+    return 'is there twice' if parts in files else ''
+
 def _junk(parts): return '__MACOSX' in parts or bool(parts) and (parts[-1].startswith('._') or parts[-1] == '.DS_Store')
 
 def _short(name): return repr(name if len(name) < 80 else name[:60] + '…')
@@ -148,7 +166,9 @@ def _write(member, target, label):
     n = 0
     with member.open() as src, open(target, 'xb') as out:
         while n <= member.size and (chunk := src.read(CHUNK)): n += out.write(chunk)
-    if n != member.size: raise BadInput(f'{label}: its member {_short(member.name)} is not as long as it claims; do not trust this archive, get it from its publisher')
+    if n != member.size:
+        raise BadInput(f'{label}: its member {_short(member.name)} is not as long as it claims; do not trust this '
+                       'archive, get it from its publisher')
 
 # %% ../nbs/18_download.ipynb #74edcf1b
 @contextmanager
@@ -158,7 +178,8 @@ def _sentences(label, folder):
     except BadInput: raise
     except Exception as e: # a hostile archive can make the readers raise nearly anything
         if isinstance(e, OSError) and e.errno:
-            if e.filename and folder not in (Path(e.filename), *Path(e.filename).parents): raise BadInput(f'{label}: cannot be read ({e.strerror}); check the file')
+            if e.filename and folder not in (Path(e.filename), *Path(e.filename).parents):
+                raise BadInput(f'{label}: cannot be read ({e.strerror}); check the file')
             raise BadInput(f'{folder.parent}: cannot be written ({e.strerror}); check the place and the free space')
         said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.')
         raise BadInput(f'{label}: is truncated or damaged ({ascii(said)[1:-1][:120]}); download it again')
@@ -179,26 +200,42 @@ def unpack(
         folder.mkdir(parents=True, exist_ok=True)
         with _members(path, label) as members:
             files = _without_top(_list(members, label, limit, most))
-            _room(folder, total := sum(m.size for m in files.values()), label)
-            if total > max(10**8, ratio*(size := Path(path).stat().st_size)):
-                raise BadInput(f'{label}: has {_bytes(size)} and unpacks to {_bytes(total)}, more than {ratio} times as much; do not trust this archive')
+            _check_size(files, path, folder, ratio, label)
             names = ['/'.join(parts) for parts in files]
-            alike = {n.casefold(): n for n in names}
-            for n in names:
-                if (twin := alike[n.casefold()]) != n: say(f'note: {ascii(n)} and {ascii(twin)} differ only in upper and lower case')
+            _note_twins(names, say)
             for name, m in zip(names, files.values()): _write(m, folder/name, label)
     return names
+
+# %% ../nbs/18_download.ipynb #20feb778
+def _check_size(files, path, folder, ratio, label):
+    "Complain if the files have no room, or are too many times as large as their archive"
+    total, size = sum(m.size for m in files.values()), Path(path).stat().st_size
+    _room(folder, total, label)
+    if total > max(10**8, ratio*size):
+        raise BadInput(f'{label}: has {_bytes(size)} and unpacks to {_bytes(total)}, '
+                       f'more than {ratio} times as much; do not trust this archive')
+
+def _note_twins(names, say):
+    "Say which names are one name where upper and lower case are the same"
+    alike = {n.casefold(): n for n in names}
+    for n in names:
+        if (twin := alike[n.casefold()]) != n:
+            say(f'note: {ascii(n)} and {ascii(twin)} differ only in upper and lower case')
 
 # %% ../nbs/18_download.ipynb #b8f72f6a
 def _room(folder, need, label):
     "Complain if the disk cannot hold `need` bytes more"
     free = shutil.disk_usage(folder).free
-    if need > free: raise BadInput(f'{label}: needs {_bytes(need)}, and {folder.parent} has {_bytes(free)} free; make room or choose another disk')
+    if need > free:
+        raise BadInput(f'{label}: needs {_bytes(need)}, and {folder.parent} has {_bytes(free)} free; make room or '
+                       'choose another disk')
 
 # %% ../nbs/18_download.ipynb #c463f6be
 class _Meter:
     "What pooch's downloader reports to: a limit, and a bar in MB if somebody watches"
-    def __init__(self, url, folder, limit): self.url, self.folder, self.limit, self._total, self.bar = url, folder, limit, 0, None
+    def __init__(self, url, folder, limit):
+        self.url, self.folder, self.limit, self._total, self.bar = url, folder, limit, 0, None
+
     @property
     def total(self): return self._total
     @total.setter
@@ -210,7 +247,9 @@ class _Meter:
         if self.bar: self.bar.update(0)
     def update(self, n, expected=0):
         self.done += n
-        if max(self.done, expected) > self.limit: raise BadInput(f'{self.url}: sends more than {_bytes(self.limit)}, so it is not this data set; look where the link leads')
+        if max(self.done, expected) > self.limit:
+            raise BadInput(f'{self.url}: sends more than {_bytes(self.limit)}, so it is not this data set; look where '
+                           'the link leads')
         if self.bar: self.bar.update(min(self.done, self.total)//10**6)
     def reset(self): self.done = 0
     def close(self): self.bar = None
@@ -234,11 +273,13 @@ BROWSER = '; download it in a browser and give the file with --from FILE'
 def _why(e):
     "In a few words, why a request failed"
     said = str(e)
-    if isinstance(e, requests.HTTPError): return f"the server answers {e.response.status_code} {responses.get(e.response.status_code, '')}".rstrip()
+    if isinstance(e, requests.HTTPError):
+        return f"the server answers {e.response.status_code} {responses.get(e.response.status_code, '')}".rstrip()
     if isinstance(e, requests.exceptions.ProxyError): return 'the proxy does not let it through'
     if isinstance(e, requests.exceptions.SSLError): return 'the server cannot prove who it is'
     if isinstance(e, requests.Timeout) or 'timed out' in said: return 'the server does not answer in time'
-    if isinstance(e, requests.exceptions.ChunkedEncodingError) or 'broken' in said or 'aborted' in said: return 'the connection broke off'
+    if isinstance(e, requests.exceptions.ChunkedEncodingError) or 'broken' in said or 'aborted' in said:
+        return 'the connection broke off'
     if isinstance(e, requests.ConnectionError): return 'cannot be reached, the network or the server is down'
     return f'cannot be downloaded ({type(e).__name__})'
 
@@ -253,21 +294,24 @@ def fetch(
 ) -> Path: # the file, as long as the server announced
     "Download one file, or raise `BadInput` with the reason and the way round"
     pooch.get_logger().setLevel('WARNING') # it would name temporary files
-    get = _Fetch(progressbar=_Meter(url, folder, limit), chunk_size=CHUNK, timeout=timeout, headers={'Accept-Encoding': 'identity'})
+    get = _Fetch(progressbar=_Meter(url, folder, limit), chunk_size=CHUNK, timeout=timeout,
+                 headers={'Accept-Encoding': 'identity'})
     get.say = say
     box = pooch.create(folder, '', registry={'archive': None}, urls={'archive': url}, retry_if_failed=retries)
     try: return Path(box.fetch('archive', downloader=get))
     except (requests.RequestException, ValueError) as e: raise BadInput(f'{url}: {_why(e)}{BROWSER}')
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise BadInput(f"{url}: cannot be stored in {folder.parent} ({e.strerror}); {'make room or choose another disk' if full else 'choose another place'}")
+        raise BadInput(f"{url}: cannot be stored in {folder.parent} ({e.strerror}); "
+                       f"{'make room or choose another disk' if full else 'choose another place'}")
 
 # %% ../nbs/18_download.ipynb #05845e3b
 def _sha256(text):
     "A SHA-256 as a user typed it, as 64 small hexadecimal digits, or None"
     if text is None: return None
     digits = str(text).strip().lower().removeprefix('sha256:')
-    if not re.fullmatch('[0-9a-f]{64}', digits): raise BadInput(f"'{text}' is no SHA-256; give its 64 hexadecimal digits")
+    if not re.fullmatch('[0-9a-f]{64}', digits):
+        raise BadInput(f"'{text}' is no SHA-256; give its 64 hexadecimal digits")
     return f'sha256:{digits}'
 
 def _verify(path, known, label, gone):
@@ -275,7 +319,8 @@ def _verify(path, known, label, gone):
     for want in known:
         kind, digits = want.split(':')
         if (found := pooch.file_hash(str(path), kind)) != digits.lower():
-            raise BadInput(f"{label}: is not the file expected, its {kind} is {found}, not {digits}; {'it was thrown away, download it again' if gone else 'get it again'}")
+            raise BadInput(f"{label}: is not the file expected, its {kind} is {found}, not {digits}; "
+                           f"{'it was thrown away, download it again' if gone else 'get it again'}")
     return known[0] if known else 'sha256:' + pooch.file_hash(str(path), 'sha256')
 
 # %% ../nbs/18_download.ipynb #b38a0b0b
@@ -288,14 +333,17 @@ def _ours(dst):
     for p in sorted(dst.rglob('*')):
         name = p.relative_to(dst).as_posix()
         if name == MARK or p.is_dir() and not p.is_symlink(): continue
-        if name not in files or p.lstat().st_mtime > when: raise BadInput(f'{p}: was added or changed after the download, which would replace it; give the name of a new folder')
+        if name not in files or p.lstat().st_mtime > when:
+            raise BadInput(f'{p}: was added or changed after the download, which would replace it; give the name of a '
+                           'new folder')
     return {MARK, *(f.split('/')[0] for f in files)}
 
 # %% ../nbs/18_download.ipynb #3980dabc
 def _terms(source, file, say):
     "What the user should know before anything happens"
     say(f'{source.title}\nLicence: {source.licence}\nCite: {source.citation}')
-    if source.size and not file: say(f'{_bytes(source.size)} will come, and the disk must hold twice that until they are unpacked')
+    if source.size and not file:
+        say(f'{_bytes(source.size)} will come, and the disk must hold twice that until they are unpacked')
 
 @contextmanager
 def _archive(source, file, label, part, **how):
@@ -322,11 +370,10 @@ def download(
 ) -> Path: # dst
     "Download a public data set, check it and unpack it; raises `BadInput`, and then leaves nothing"
     source, dst = source or _source(name), Path(dst)
-    known = [h for h in (_sha256(sha256), source.hash) if h]
-    if file and not Path(file).is_file(): raise BadInput(f'{file}: there is no such file; give the archive that you downloaded')
-    label = str(file or source.url)
+    known, label = _checksums(source, sha256, file), str(file or source.url)
     _terms(source, file, say)
-    with whole_folder(dst, _ours(dst), MARK) as part, _archive(source, file, label, part, timeout=timeout, retries=retries, say=say) as path:
+    how = dict(timeout=timeout, retries=retries, say=say)
+    with whole_folder(dst, _ours(dst), MARK) as part, _archive(source, file, label, part, **how) as path:
         found = _verify(path, known, label, not file)
         names = unpack(path, part, source.limit, label=label, say=say)
         size = sum((part/n).stat().st_size for n in names)
@@ -336,6 +383,12 @@ def download(
     return dst
 
 # %% ../nbs/18_download.ipynb #44341406
+def _checksums(source, sha256, file):
+    "What the archive must have, as the user and the publisher say; the user's own archive must be there"
+    known = [h for h in (_sha256(sha256), source.hash) if h]
+    if not file or Path(file).is_file(): return known
+    raise BadInput(f'{file}: there is no such file; give the archive that you downloaded')
+
 def _source(name):
     if name in SOURCES: return SOURCES[name]
     raise BadInput(f"'{name}' is no data set that we know; give one of {', '.join(SOURCES)}")
@@ -343,5 +396,6 @@ def _source(name):
 def _record(part, source, found, names):
     "Write where the files are from; last, so that a later change is seen"
     if MARK in names: raise BadInput(f'{source.url}: holds a file {MARK}, a name that we need; unpack it yourself')
-    about = dict(title=source.title, url=source.url, licence=source.licence, citation=source.citation, hash=found, liverseg=__version__)
+    about = dict(title=source.title, url=source.url, licence=source.licence, citation=source.citation,
+                 hash=found, liverseg=__version__)
     (part/MARK).write_text(json.dumps(dict(about, files=sorted(names)), indent=1) + '\n')

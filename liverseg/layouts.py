@@ -16,7 +16,9 @@ import nibabel as nib
 import numpy as np
 
 from .dicom import is_dir, is_file, ls, masks_on, read_bytes, read_series, series_image
-from .volume import BadInput, Note, Volume, as_volume, check_same_grid, in_memory_order, is_dicom, is_dicom_file, open_nifti, printable, read_volume
+from .volume import Volume, as_volume, check_same_grid, in_memory_order, is_dicom, is_dicom_file, open_nifti
+from .volume import read_volume
+from .work import BadInput, Note, printable
 
 # %% ../nbs/16_layouts.ipynb #037304cf
 SPLITS = ('train', 'valid', 'test')
@@ -49,11 +51,13 @@ def _sort(paths, strict=False, **rules):
     for path in paths:
         hit = next(((kind, m[1]) for kind, rule in rules.items() if (m := re.fullmatch(rule, _stem(path)))), None)
         if hit is None and strict:
-            raise BadInput(f'{path}: its name fits neither naming rule; rename it, or say how images and masks are named (--image-name, --mask-name)')
+            raise BadInput(f'{path}: its name fits neither naming rule; rename it, or say how images and masks are '
+                           'named (--image-name, --mask-name)')
         if hit is None: continue
         kind, subject = hit
         other = found[kind].setdefault(subject, path)
-        if other is not path: raise BadInput(f"{path}: claims to be the {kind} of subject '{subject}', as {other} does; keep one of them")
+        if other is not path:
+            raise BadInput(f"{path}: claims to be the {kind} of subject '{subject}', as {other} does; keep one of them")
     return found
 
 # %% ../nbs/16_layouts.ipynb #eafcc79d
@@ -63,10 +67,14 @@ def _pair(split, images, masks, name='{}'):
 
 def _complain(case):
     "The case with what is wrong about its files, if anything is"
-    if printable(case.subject) != case.subject: why = f'{case.image or case.mask}: has characters in its name that no table can hold; rename it'
-    elif case.image is None: why = f"{case.mask}: is a mask without an image; add the image of subject '{case.subject}' or take the mask away"
+    if printable(case.subject) != case.subject:
+        why = f'{case.image or case.mask}: has characters in its name that no table can hold; rename it'
+    elif case.image is None:
+        why = (f"{case.mask}: is a mask without an image; "
+               f"add the image of subject '{case.subject}' or take the mask away")
     elif case.mask is None and case.split != 'test':
-        why = f"{case.image}: has no mask, which {case.split} needs; add the mask of subject '{case.subject}' or move the image to test"
+        why = (f"{case.image}: has no mask, which {case.split} needs; "
+               f"add the mask of subject '{case.subject}' or move the image to test")
     else: return case
     return replace(case, error=case.error or why)
 
@@ -88,7 +96,8 @@ IMAGE_NAME, MASK_NAME = '{subject}_orig', '{subject}_liver' # the reference's na
 def _rules(image_name, mask_name):
     "The two naming rules as regular expressions, the more specific first"
     for rule in (image_name, mask_name):
-        if rule.count('{subject}') != 1: raise BadInput(f"the naming rule '{rule}' must hold {{subject}} once, as in '{IMAGE_NAME}'")
+        if rule.count('{subject}') != 1:
+            raise BadInput(f"the naming rule '{rule}' must hold {{subject}} once, as in '{IMAGE_NAME}'")
     if image_name == mask_name: raise BadInput(f"images and masks have the same naming rule '{image_name}'; give two")
     rules = sorted(dict(image=image_name, mask=mask_name).items(), key=lambda r: -len(r[1]))
     return {kind: '(.+)'.join(map(re.escape, rule.split('{subject}'))) for kind, rule in rules}
@@ -126,7 +135,8 @@ def decathlon(src):
     for split, tail in (('train', 'Tr'), ('test', 'Ts')):
         masks = _sort(_volumes(src/f'labels{tail}'), mask='(.+)')['mask']
         files = _volumes(src/f'images{tail}')
-        if nnunet is None and files: nnunet = any(_stem(f).endswith('_0000') and (split == 'test' or _stem(f)[:-5] in masks) for f in files)
+        if nnunet is None and files:
+            nnunet = any(_stem(f).endswith('_0000') and (split == 'test' or _stem(f)[:-5] in masks) for f in files)
         cases += _pair(split, _sort(files, image='(.+)_0000' if nnunet else '(.+)')['image'], masks)
     return [replace(c, names=src/'dataset.json') for c in cases]
 
@@ -139,9 +149,12 @@ def _liver_labels(path):
     try:
         labels = json.loads(path.read_text(encoding='utf-8-sig')).get('labels') or {}
         named = [(v, k) if str(k).isdigit() else (k, v) for k, v in labels.items()] # {"1": "liver"} or {"liver": 1}
-        found = {name: {int(n) for n in (v if isinstance(v, list) else [v])} for name, v in named if _is_liver(str(name))}
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError): raise BadInput(f"{path}: is not a data set's description; mend it or take it away")
-    if named and not any('liver' in name.lower() for name in found): raise BadInput(f'{path}: names no label liver; say which labels are liver with --liver')
+        numbers = lambda v: {int(n) for n in (v if isinstance(v, list) else [v])}
+        found = {name: numbers(v) for name, v in named if _is_liver(str(name))}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise BadInput(f"{path}: is not a data set's description; mend it or take it away")
+    if named and not any('liver' in name.lower() for name in found):
+        raise BadInput(f'{path}: names no label liver; say which labels are liver with --liver')
     return tuple(sorted(set().union(*found.values())))
 
 def _is_liver(name):
@@ -162,26 +175,31 @@ def totalsegmentator(src):
         cases += _pair(split, *here)
     return cases
 
+# %% ../nbs/16_layouts.ipynb #1d024297
 def _meta_splits(path):
     "{subject: split} of TotalSegmentator's meta.csv"
     if not path.is_file(): return {}
     try:
         lines = path.read_text(encoding='utf-8-sig').splitlines()
         rows = list(csv.DictReader(lines, delimiter=max(';,\t', key=lines[0].count), strict=True))
-        given = {row['image_id']: dict(val='valid').get(split, split) for row in rows if (split := row['split'].strip().lower())}
+        known = [(row, row['split'].strip().lower()) for row in rows if row['split'].strip()]
+        given = {row['image_id']: dict(val='valid').get(split, split) for row, split in known}
         if not rows or any(None in row for row in rows) or not set(given.values()) <= set(SPLITS): raise ValueError
     except (ValueError, LookupError, AttributeError, csv.Error):
-        raise BadInput(f'{path}: is no table with the columns image_id and split (train, val or test); mend it or take it away')
+        raise BadInput(f'{path}: is no table with the columns image_id and split (train, val or test); mend it or '
+                       'take it away')
     return given
 
 # %% ../nbs/16_layouts.ipynb #c863ec04
 @layout('CHAOS CT')
 def chaos(src):
     "…/N/DICOM_anon with …/N/Ground (Kavur et al., Medical Image Analysis 2021)"
-    found = {p.parent for p in _folders(src, 5, set()) if p.name in ('DICOM_anon', 'Ground') and 'MR' not in p.relative_to(src).parts}
+    parts = [p for p in _folders(src, 5, set()) if p.name in ('DICOM_anon', 'Ground')]
+    found = {p.parent for p in parts if 'MR' not in p.relative_to(src).parts}
     if not any((p/'DICOM_anon').is_dir() for p in found): return []
     homes = {p.resolve().name: p for p in sorted(found)}
-    if len(homes) < len(found): raise BadInput(f'{src}: holds two CHAOS subjects of the same number; give one of the two folders')
+    if len(homes) < len(found):
+        raise BadInput(f'{src}: holds two CHAOS subjects of the same number; give one of the two folders')
     truth = {n: p/'Ground' for n, p in homes.items() if (p/'Ground').is_dir()}
     tests = lambda p: 'test' in '/'.join((src.resolve().name, *p.relative_to(src).parts)).lower()
     blind = {n for n, p in homes.items() if n not in truth and tests(p)}
@@ -205,6 +223,7 @@ def _unzipped(folder, name):
     hit = next((p for p in (folder/name, folder/f'{name}.zip') if is_dir(p)), None)
     return hit/name if hit and is_dir(hit/name) else hit
 
+# %% ../nbs/16_layouts.ipynb #d34d76bb
 def _ircad_case(subject, top, name):
     "One patient, or none"
     try:
@@ -213,12 +232,14 @@ def _ircad_case(subject, top, name):
         liver = masks and _unzipped(masks, 'liver')
         tumours = tuple(p for p in ls(masks) if p.name.lower().startswith('livertumor')) if masks else ()
     except BadInput as e: return [Case(subject, 'train', top, top, error=str(e))]
-    return [replace(c, tumours=tumours) for c in _pair('train', {subject: scan} if scan else {}, {subject: liver} if liver else {})]
+    cases = _pair('train', {subject: scan} if scan else {}, {subject: liver} if liver else {})
+    return [replace(c, tumours=tumours) for c in cases]
 
 # %% ../nbs/16_layouts.ipynb #c069cdce
 def _is_scan(path):
     "A NIfTI file, or a folder with DICOM files in it?"
-    if path.name.lower().endswith(('.nii', '.nii.gz', '.hdr')): return not is_dir(path) # a link that leads nowhere is said later
+    # a link that leads nowhere is said later
+    if path.name.lower().endswith(('.nii', '.nii.gz', '.hdr')): return not is_dir(path)
     if is_dicom_file(path): return True
     return is_dir(path) and any(read_bytes(p)[128:132] == b'DICM' for p in list(filter(is_file, ls(path)))[:3])
 
@@ -241,12 +262,16 @@ def _recognise(src, **names):
     inside = [p for p in sorted(src.glob('*')) if p.is_dir() and p.name[0] != '.' and p.resolve() not in above]
     if any(parts.values()):
         beside = [p for p in (*_volumes(src), *inside) if p.name not in SPLITS and (not p.is_dir() or _known(p)[0])]
-        if beside: raise BadInput(f'{beside[0]}: lies beside {next(iter(parts))}/, so its split is unclear; move it into train/, valid/ or test/')
+        if beside:
+            raise BadInput(f'{beside[0]}: lies beside {next(iter(parts))}/, so its split is unclear; move it into '
+                           'train/, valid/ or test/')
         return [c for cases in parts.values() for c in cases]
     whole, name = _known(src)
     found = [(p, *known) for p in inside if (known := _known(p))[0]] if len(inside) < 30 or not whole else []
     odd = [p for p, _, other in found if other != name] if whole else [p for p, *_ in found][1:]
-    if odd: raise BadInput(f'{src}: holds more than one data set, one of them in {odd[0].name}; give one, or put them under train/ and test/')
+    if odd:
+        raise BadInput(f'{src}: holds more than one data set, one of them in {odd[0].name}; give one, or put them '
+                       'under train/ and test/')
     if whole or found: return whole or found[0][1]
     if len(inside) == len(_volumes(src)) == 1: return _recognise(inside[0], **names) # an archive's own top folder
     return _loose(src, **names)
@@ -257,7 +282,7 @@ def _known(src):
 
 # %% ../nbs/16_layouts.ipynb #cb0ebdfb
 def _part(home, split, **names):
-    "The cases under train/, valid/ or test/: in our own layout, or a whole data set, of which the scans without masks can only be tested on"
+    "The cases under train/, valid/ or test/, in any layout; of a whole data set, scans without masks are for testing"
     if (home/'nii').is_dir(): return _own(home/'nii', split, **names)
     return [replace(c, split=split if c.mask or not c.image else 'test') for c in _recognise(home, **names)]
 
@@ -274,7 +299,9 @@ def _assigned(cases, src, splits, without):
     home = {}
     for pattern, split in splits.items():
         for subject in _matching(cases, pattern, src):
-            if home.setdefault(subject, split) != split: raise BadInput(f"{src}: subject '{subject}' is asked to be in {home[subject]} and in {split}; name it once")
+            if home.setdefault(subject, split) != split:
+                raise BadInput(f"{src}: subject '{subject}' is asked to be in {home[subject]} and in {split}; name it "
+                               "once")
     gone = {s for pattern in without for s in _matching(cases, pattern, src)}
     return [replace(c, split=home.get(c.subject, c.split)) for c in cases if c.subject not in gone]
 
@@ -290,10 +317,15 @@ def find_cases(
 ) -> list: # of Case, by split and subject
     "List the cases of a data set by looking at names alone; raises `BadInput`"
     src = Path(src)
-    if not (is_dir(src) or is_file(src)): raise BadInput(f'{src}: there is no such folder; give the folder that holds train/nii and test/nii, or a known data set')
+    if not (is_dir(src) or is_file(src)):
+        raise BadInput(f'{src}: there is no such folder; give the folder that holds train/nii and test/nii, or a '
+                       'known data set')
     cases = _recognise(src, image_name=image_name, mask_name=mask_name)
-    if not cases: raise BadInput(f'{src}: holds no volumes; put .nii or .nii.gz files into {src/"train"/"nii"} or {src/"test"/"nii"}, or give {", ".join(LAYOUTS)} as downloaded')
-    cases = [replace(c, liver=liver or (_liver_labels(c.names) if c.names else ()), spacing=spacing) for c in _assigned(cases, src, splits, without)]
+    if not cases:
+        raise BadInput(f'{src}: holds no volumes; put .nii or .nii.gz files into {src/"train"/"nii"} or '
+                       f'{src/"test"/"nii"}, or give {", ".join(LAYOUTS)} as downloaded')
+    named = lambda c: liver or (_liver_labels(c.names) if c.names else ())
+    cases = [replace(c, liver=named(c), spacing=spacing) for c in _assigned(cases, src, splits, without)]
     return _one_home(sorted(map(_complain, cases), key=lambda c: (SPLITS.index(c.split), c.subject)))
 
 # %% ../nbs/16_layouts.ipynb #3192f218
@@ -303,7 +335,8 @@ def _one_home(cases):
     def _told(c):
         twin = last[c.subject]
         if twin is c: return c
-        return replace(c, error=f"{c.image or c.mask}: subject '{c.subject}' is in {c.split} and, as {twin.image or twin.mask}, in {twin.split}; a subject belongs to one split")
+        return replace(c, error=f"{c.image or c.mask}: subject '{c.subject}' is in {c.split} and, as "
+                                f"{twin.image or twin.mask}, in {twin.split}; a subject belongs to one split")
     return [_told(c) for c in cases]
 
 # %% ../nbs/16_layouts.ipynb #0a3a03f2
@@ -314,7 +347,8 @@ def lits_numbers(
     cases: list, # of Case
 ) -> list: # the numbers, where files are numbered as LiTS numbers its own
     "Find LiTS's numbering in the names of the scans"
-    return sorted(int(m[1]) for c in cases if c.image and (m := re.fullmatch(r'(?:volume-|liver_)(\d+)(?:_0000)?', _stem(c.image))))
+    found = [re.fullmatch(r'(?:volume-|liver_)(\d+)(?:_0000)?', _stem(c.image)) for c in cases if c.image]
+    return sorted(int(m[1]) for m in found if m)
 
 # %% ../nbs/16_layouts.ipynb #95e02a68
 def liver_mask(
@@ -329,7 +363,9 @@ def liver_mask(
     if data.dtype == np.uint8 and high < 2: return data
     inside = data > 0
     if low < 0 or high > 2 and np.count_nonzero(inside) != np.count_nonzero(data == 255):
-        raise BadInput(f'{vol.path}: has the labels {_values(data)}; understood are 0 and 1, 0 and 255, or 0, 1 and 2 (liver, tumour); {f"for others, say which are liver with {option}" if option else "number them so"}')
+        raise BadInput(f'{vol.path}: has the labels {_values(data)}; understood are 0 and 1, 0 and 255, or 0, 1 and 2 '
+                       '(liver, tumour); '
+                       f'{f"for others, say which are liver with {option}" if option else "number them so"}')
     return inside.view(np.uint8)
 
 # %% ../nbs/16_layouts.ipynb #ebecb85c
@@ -339,14 +375,18 @@ class NoLiver(BadInput):
 def _declared(path, data, liver, option):
     "The labels that were declared to be liver; raises `NoLiver` if others are there, but none of them"
     mask = np.isin(data, [255 if n == 1 and data.max() == 255 and not (data == 1).any() else n for n in liver])
-    if not mask.any() and (data != 0).any(): raise NoLiver(f'{path}: has the labels {_values(data)}, and none of them is {" or ".join(f"{n:g}" for n in liver)}; mend {option}')
+    if not mask.any() and (data != 0).any():
+        raise NoLiver(f'{path}: has the labels {_values(data)}, and none of them is '
+                      f'{" or ".join(f"{n:g}" for n in liver)}; mend {option}')
     return mask.view(np.uint8)
 
 def _whole(vol):
     "The labels as integers, or as floats that are whole"
     if vol.data.dtype.kind != 'f': return vol.data
     data = np.rint(vol.data)
-    if np.abs(vol.data - data).max() > 1e-3: raise BadInput(f'{vol.path}: holds {_values(vol.data)}, which are no whole labels; give the mask, not a probability')
+    if np.abs(vol.data - data).max() > 1e-3:
+        raise BadInput(f'{vol.path}: holds {_values(vol.data)}, which are no whole labels; give the mask, not a '
+                       'probability')
     return data
 
 def _values(data):
@@ -399,7 +439,9 @@ def _from_series(series, path):
 def _labels(path, vol, series):
     "The labels of a file, or of a folder with a picture a slice, on the scan's grid"
     if not is_dicom(path): labels = read_volume(path, fill=0)
-    elif series is None: raise BadInput(f'{path}: is a folder, which goes with a DICOM series only; give the mask of {vol.path} as NIfTI')
+    elif series is None:
+        raise BadInput(f'{path}: is a folder, which goes with a DICOM series only; give the mask of {vol.path} as '
+                       'NIfTI')
     else: labels = as_volume(nib.Nifti1Image(masks_on(series, path), series.affine), path, fill=0)
     check_same_grid(vol, labels)
     return labels

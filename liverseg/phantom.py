@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage as ndi
 
-from .volume import atomic_write
+from .work import atomic_write
 
 # %% ../nbs/92_phantom.ipynb #111da58b
 _HU = {

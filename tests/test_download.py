@@ -24,8 +24,7 @@ from conftest import content
 from liverseg import download as module
 from liverseg.download import MARK, SOURCES, Source, download, unpack
 from liverseg.phantom import make_cohort
-from liverseg.volume import BadInput
-from liverseg.work import check_target
+from liverseg.work import BadInput, check_target
 
 
 @pytest.fixture(autouse=True)
@@ -326,7 +325,8 @@ def test_a_disk_that_fills(size, site, tmp_path):
     (tmp_path / 'big.zip').write_bytes(zipped('a.nii', body=bytes(100_000)))
     code = f'''
         import resource
-        from liverseg.download import unpack, download, Source, BadInput
+        from liverseg.download import unpack, download, Source
+        from liverseg.work import BadInput
         resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
         try: download('t', 'data', source=Source('t', 'u', 'l', 'c'), file='big.zip', say=lambda line: None)
         except BadInput as e: print(e)'''

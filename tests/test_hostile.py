@@ -22,8 +22,8 @@ from liverseg.layouts import find_cases
 from liverseg.models import open_model
 from liverseg.phantom import make_subject, write_subject
 from liverseg.save import load_model
-from liverseg.volume import BadInput, Volume, check_same_grid, read_volume
-from liverseg.work import each
+from liverseg.volume import Volume, check_same_grid, read_volume
+from liverseg.work import BadInput, each
 
 
 @pytest.fixture(scope='module')
@@ -427,7 +427,7 @@ def test_scans_and_masks_named_like_formulas(model, subject, tmp_path):
 @pytest.mark.parametrize('name, cell', [('=1+1', "'=1+1"), ('+1', "'+1"), ('-1', "'-1"), ('@a', "'@a"), ('\t=1', "'\t=1"), ('\r=1', "'\r=1"), ("'=1", "''=1"),
                                         ("o'hara", "o'hara"), ("'a'", "'a'"), ('a=1', 'a=1'), ('a;=1+1', "a;'=1+1"), (";'-1;;@x;a", ";''-1;;'@x;a"), ('a; =1', 'a; =1'), ('', ''), (-1.5, -1.5)])
 def test_a_text_as_a_cell_and_back(name, cell):
-    from liverseg.volume import as_cell, from_cell
+    from liverseg.work import as_cell, from_cell
     assert as_cell(name) == cell and (not isinstance(cell, str) or from_cell(cell) == name)
 
 
@@ -468,7 +468,8 @@ def limited(code, *args, gib=3):
 READ = '''
 import sys
 from pathlib import Path
-from liverseg.volume import BadInput, read_volume
+from liverseg.volume import read_volume
+from liverseg.work import BadInput
 try: print(read_volume(Path(sys.argv[1])).data.sum())
 except BadInput as e: print('BadInput', e)
 '''

@@ -18,7 +18,8 @@ from liverseg.convert import convert
 from liverseg.layouts import LAYOUTS, find_cases, lits_numbers, read_case
 from liverseg.dicom import write_series
 from liverseg.phantom import make_subject
-from liverseg.volume import BadInput, stored_as, window
+from liverseg.volume import stored_as, window
+from liverseg.work import BadInput
 
 pytest.importorskip('pydicom')
 A, B, C = (make_subject(seed, shape=(48, 40, 12), spacing=(7, 7, 14), tumour=seed == 3) for seed in (3, 4, 5))  # A has a tumour; C comes without a mask

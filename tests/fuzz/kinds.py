@@ -32,7 +32,8 @@ from liverseg.phantom import make_subject, write_subject
 from liverseg.predict import Segmenter, predict
 from liverseg.compare import evaluate_masks
 from liverseg.save import describe, load_model, save_model
-from liverseg.volume import AIR, as_volume, check_same_grid, from_cell, read_volume, write_mask
+from liverseg.volume import AIR, as_volume, check_same_grid, read_volume, write_mask
+from liverseg.work import from_cell
 
 ODD = [0, -1, 1, 2, 7, 255, 2**15 - 1, -2**15, 2**31 - 1, -2**31, 2**63 - 1, 1e-30, -.0, .5, 1e30, 1e308, np.nan, np.inf, -np.inf]
 TEXT = ['', ' ', '-1', '0', '1', '1.5', '1e30', 'nan', 'inf', '-inf', '9'*30, '9'*5000, '=1+1', '@SUM(A1)', '\0', 'a\0b', '../x', '/etc/passwd', 'a/b', 'é', '٣', '\x1b[2J', '"', '\n', ',', 'None', '1\\2', 'x'*300, 'test', 'TRAIN', '\ufeff', '\u202e']
