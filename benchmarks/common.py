@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from liverseg.convert import SPLITS, convert, import_slices
+from liverseg.convert import convert, import_slices
+from liverseg.cases import SPLITS
 from liverseg.pixels import read_slice, read_slice_mask, resize_mask
 from liverseg.evaluate import case_table, slice_row, summarise
 from liverseg.phantom import Subject, make_subject, write_subject

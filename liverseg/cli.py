@@ -355,7 +355,7 @@ def predict(scan, out, model, spacing, post, maps, thorough, overwrite, also, tt
     was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, or of folders with DICOM, OUT is a folder: one mask per scan, results.csv, and triage.html with the worst first.
 
     No training and no network is needed: a trained network ships with liverseg. Research software, not a medical device."""
-    from liverseg.layouts import spacing_known
+    from liverseg.cases import spacing_known
     from liverseg.predict import predict, predict_folder, scans_in
     how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=[p for p in post if p != 'none'], maps=maps, thorough=thorough, say=lambda s: _echo(s, err=True))
     if scans_in(scan, out): return _tell_table(predict_folder(scan, out, [model, *also], overwrite, **how), out)

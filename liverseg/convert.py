@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from .check import check as check_cases, remarks
-from .layouts import SPLITS, Case, find_cases, liver_mask, read_case, spacing_known
+from .layouts import find_cases
+from .cases import SPLITS, Case, liver_mask, read_case, spacing_known
 from .look import contact_sheet
 from .pixels import as_windows, form, picture, read_png
 from .volume import WINDOW, Volume, to_slices, volume_ml

@@ -21,7 +21,8 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
     from fastai.vision.all import (ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform, MaskBlock, PILMask,
                                    Normalize, PadMode, PILImage, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock, aug_transforms, default_device, imagenet_stats, torch)
 
-from .convert import COLUMNS, SPLITS, read_table
+from .convert import COLUMNS, read_table
+from .cases import SPLITS
 from .pixels import as_windows, form, read_form, read_slice, read_slice_mask, resize_mask
 from .recipe import CODES
 from .work import BadInput, track

@@ -24,9 +24,9 @@ def printable(
     text: str, # such as a file's name, which may hold anything
 ) -> str:
     "Text with control characters, line breaks, terminal escapes and bytes that are no UTF-8 written out"
-    return ''.join(repr(c)[1:-1] if _controls(unicodedata.category(c)) else c for c in text)
+    return ''.join(repr(c)[1:-1] if _is_control(unicodedata.category(c)) else c for c in text)
 
-def _controls(category): return category[0] == 'C' or category in ('Zl', 'Zp')
+def _is_control(category): return category[0] == 'C' or category in ('Zl', 'Zp')
 
 # %% ../nbs/91_work.ipynb #f9e70076
 class BadInput(Exception):

@@ -9,7 +9,7 @@ import pytest
 from conftest import run
 
 from liverseg.compare import evaluate_masks
-from liverseg.volume import stored_as
+from liverseg.nifti import stored_as
 from liverseg.work import BadInput
 
 

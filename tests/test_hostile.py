@@ -22,7 +22,8 @@ from liverseg.layouts import find_cases
 from liverseg.models import open_model
 from liverseg.phantom import make_subject, write_subject
 from liverseg.save import load_model
-from liverseg.volume import Volume, check_same_grid, read_volume
+from liverseg.volume import Volume, check_same_grid
+from liverseg.cases import read_volume
 from liverseg.work import BadInput, each
 
 
@@ -55,7 +56,7 @@ def test_more_than_the_header_announces(subject, tmp_path):
         f.write(raw)
         for _ in range(64): f.write(bytes(2**24))
     (tmp_path / 'bomb.nii.gz').write_bytes(out.getvalue())
-    code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); from liverseg.volume import read_volume; print([n.code for n in read_volume({str(tmp_path / 'bomb.nii.gz')!r}).notes])"
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); from liverseg.cases import read_volume; print([n.code for n in read_volume({str(tmp_path / 'bomb.nii.gz')!r}).notes])"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'))
     assert "'longer'" in done.stdout, done.stderr
     (tmp_path / 'parts.nii.gz').write_bytes(gzip.compress(raw[:1000]) + gzip.compress(raw[1000:]))
@@ -468,7 +469,7 @@ def limited(code, *args, gib=3):
 READ = '''
 import sys
 from pathlib import Path
-from liverseg.volume import read_volume
+from liverseg.cases import read_volume
 from liverseg.work import BadInput
 try: print(read_volume(Path(sys.argv[1])).data.sum())
 except BadInput as e: print('BadInput', e)

@@ -15,10 +15,12 @@ from PIL import Image
 from liverseg.check import remarks
 from liverseg.cli import main
 from liverseg.convert import convert
-from liverseg.layouts import LAYOUTS, find_cases, lits_numbers, read_case
+from liverseg.layouts import LAYOUTS, find_cases, lits_numbers
+from liverseg.cases import read_case
 from liverseg.dicom import write_series
 from liverseg.phantom import make_subject
-from liverseg.volume import stored_as, window
+from liverseg.volume import window
+from liverseg.nifti import stored_as
 from liverseg.work import BadInput
 
 pytest.importorskip('pydicom')

@@ -25,14 +25,16 @@ from liverseg.check import examine
 from liverseg.convert import convert, import_slices
 from liverseg.data import check_slices, read_manifest, training_table
 from liverseg.pixels import read_form
-from liverseg.layouts import Case, find_cases
+from liverseg.layouts import find_cases
+from liverseg.cases import Case, read_volume
 from liverseg.download import unpack
 from liverseg.network import build_net
 from liverseg.phantom import make_subject, write_subject
 from liverseg.predict import Segmenter, predict
 from liverseg.compare import evaluate_masks
 from liverseg.save import describe, load_model, save_model
-from liverseg.volume import AIR, as_volume, check_same_grid, read_volume, write_mask
+from liverseg.volume import AIR, check_same_grid
+from liverseg.nifti import as_volume, write_mask
 from liverseg.work import from_cell
 
 ODD = [0, -1, 1, 2, 7, 255, 2**15 - 1, -2**15, 2**31 - 1, -2**31, 2**63 - 1, 1e-30, -.0, .5, 1e30, 1e308, np.nan, np.inf, -np.inf]
