@@ -15,8 +15,9 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from .dicom import Series, is_dicom, is_dicom_file, ls, read_bytes, read_series, series_image
-from .dicom import _LPS, _natural, _pictures_in, _placed, _stored_pixels
+from .archive import ls, natural_key, read_bytes
+from .dicom import Series, is_dicom, is_dicom_file, read_series, series_image
+from .dicom import _LPS, _pictures_in, _placed, _stored_pixels
 from .nifti import as_volume, read_nifti
 from .volume import AIR, Volume, check_same_grid, in_memory_order
 from .work import BadInput, Note, _first_line
@@ -109,7 +110,7 @@ def _by_name(series):
     if len(set(series.files)) < len(series.files):
         raise BadInput(f'{series.files[0]}: holds all slices in one file, so label pictures cannot be matched by '
                        'name; give labels as DICOM')
-    return sorted(range(len(series.files)), key=lambda k: _natural(series.files[k].name))
+    return sorted(range(len(series.files)), key=lambda k: natural_key(series.files[k].name))
 
 def _png_label(path, shape):
     "The values of a PNG file with one channel"

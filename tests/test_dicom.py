@@ -12,7 +12,8 @@ from PIL import Image
 
 from conftest import shared
 from liverseg import dicom
-from liverseg.dicom import is_dir, is_file, ls, read_bytes, read_series, series_image, write_series
+from liverseg.dicom import read_series, series_image, write_series
+from liverseg.archive import is_dir, is_file, ls, read_bytes
 from liverseg.cases import masks_on
 from liverseg.phantom import make_subject
 from liverseg.volume import AIR

@@ -213,7 +213,7 @@ def test_archives_within_archives(tmp_path):
 
 
 def test_an_archive_that_swells(tmp_path):
-    from liverseg.download import unpack
+    from liverseg.archive import unpack
     with zipfile.ZipFile(tmp_path / 'a.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a/zeros', bytes(2*10**8))
     assert 'times as much' in complaint(unpack, tmp_path / 'a.zip', tmp_path / 'out')
     assert not any((tmp_path / 'out').rglob('*'))
@@ -537,8 +537,8 @@ def test_an_archive_of_zeros(tmp_path):
 def test_archives_that_hold_too_much_together(tmp_path, monkeypatch):
     "Each within its own limit; what lies in an archive within another counts again"
     pytest.importorskip('pydicom')
-    from liverseg import dicom
-    monkeypatch.setattr(dicom, 'MOST_UNPACKED', 10**6)
+    from liverseg import archive
+    monkeypatch.setattr(archive, 'MOST_UNPACKED', 10**6)
     for k in range(3):
         with zipfile.ZipFile(tmp_path / f'{k}.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a.bin', bytes(400_000))
     assert 'without DICOM' in complaint(read_volume, tmp_path / '0.zip')

@@ -27,7 +27,7 @@ from liverseg.data import check_slices, read_manifest, training_table
 from liverseg.pixels import read_form
 from liverseg.layouts import find_cases
 from liverseg.cases import Case, read_volume
-from liverseg.download import unpack
+from liverseg.archive import unpack
 from liverseg.network import build_net
 from liverseg.phantom import make_subject, write_subject
 from liverseg.predict import Segmenter, predict
