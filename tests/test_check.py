@@ -15,8 +15,7 @@ from conftest import run, shared
 from liverseg.check import as_json, check, examine, judge_mask, lung_like, table
 from liverseg.cli import main
 from liverseg.cases import Case, liver_mask, read_labels
-from liverseg.dicom import write_series
-from liverseg.phantom import STRUCTURES, make_subject
+from liverseg.phantom import STRUCTURES, make_subject, write_series
 from liverseg.nifti import ORDERS, as_volume, stored_as
 
 pytestmark = pytest.mark.filterwarnings('error')

@@ -12,10 +12,10 @@ from PIL import Image
 
 from conftest import shared
 from liverseg import dicom
-from liverseg.dicom import read_series, series_image, write_series
+from liverseg.dicom import read_series, series_image
+from liverseg.phantom import make_subject, write_series
 from liverseg.archive import is_dir, is_file, ls, read_bytes
 from liverseg.cases import masks_on
-from liverseg.phantom import make_subject
 from liverseg.volume import AIR
 from liverseg.work import BadInput
 

@@ -154,7 +154,7 @@ SPOILED = { # tags that do not fit the pixels or the other slices, and what is s
 @pytest.mark.parametrize('name', SPOILED)
 def test_dicom_is_not_taken_at_its_word(name, subject, tmp_path):
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     changes, said = SPOILED[name]
     write_series(subject.hu, subject.affine, tmp_path / 's', **changes)
     what = complaint(read_volume, tmp_path / 's')
@@ -164,7 +164,7 @@ def test_dicom_is_not_taken_at_its_word(name, subject, tmp_path):
 @pytest.mark.parametrize('tags', [dict(RescaleIntercept=lambda k: '-1024' if k == 3 else '0'), dict(RescaleSlope=lambda k: '2' if k == 3 else '1')])
 def test_a_slice_on_another_scale_is_named(tags, subject, tmp_path):
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     for name, more in (('s', tags), ('t', {})): write_series(subject.hu, subject.affine, tmp_path / name, **more)
     assert [n.text.split(' ')[0] for n in read_volume(tmp_path / 's').notes if n.code == 'rescale differs'] == ['image_3']
     assert not read_volume(tmp_path / 't').notes
@@ -172,7 +172,7 @@ def test_a_slice_on_another_scale_is_named(tags, subject, tmp_path):
 
 def test_one_dicom_file_is_a_scan(subject, tmp_path):
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     file = write_series(subject.hu, subject.affine, tmp_path / 's')[4]
     assert read_volume(file).data.shape == (32, 32, 1) and [c.image for c in find_cases(file)] == [file]
 
@@ -180,7 +180,8 @@ def test_one_dicom_file_is_a_scan(subject, tmp_path):
 def test_copies_among_many_phases(subject, tmp_path):
     "Twenty times the same place: copies are found without comparing each with each"
     pytest.importorskip('pydicom')
-    from liverseg.dicom import read_series, write_series
+    from liverseg.dicom import read_series
+    from liverseg.phantom import write_series
     for k in range(20): write_series(subject.hu[..., :2] + (k // 2), subject.affine, tmp_path / f's/{k}', AcquisitionNumber=k // 2, SeriesInstanceUID='1.2.3')
     series = read_series(tmp_path / 's')
     assert series.data.shape[2] == 2 and any('20 of 40 slices are copies' in text for _, text in series.notes)
@@ -442,7 +443,7 @@ def test_a_tab_in_a_name_is_refused(subject, tmp_path):
 def test_a_mask_among_the_slices_of_its_scan(subject, model, tmp_path):
     "It is no scan, it changes no stamp, and another program's beside it is not one either"
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     from liverseg.predict import Segmenter, predict, scans_in
     for name in 'st': write_series(subject.hu, subject.affine, tmp_path / name, PatientID=name)
     how = dict(model=Segmenter.load(model, 'cpu'), say=lambda s: None)
@@ -506,7 +507,7 @@ def deflated(file, more=0):
 def test_a_deflated_file_that_swells(subject, tmp_path):
     "Read as far as its header announces; an honest one is read"
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     files = write_series(subject.hu, subject.affine, tmp_path / 's')
     for file in files: deflated(file)
     np.testing.assert_array_equal(np.sort(read_volume(tmp_path / 's').data, None), np.sort(subject.hu, None))

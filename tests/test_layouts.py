@@ -17,8 +17,7 @@ from liverseg.cli import main
 from liverseg.convert import convert
 from liverseg.layouts import LAYOUTS, find_cases, lits_numbers
 from liverseg.cases import read_case
-from liverseg.dicom import write_series
-from liverseg.phantom import make_subject
+from liverseg.phantom import make_subject, write_series
 from liverseg.volume import window
 from liverseg.nifti import stored_as
 from liverseg.work import BadInput

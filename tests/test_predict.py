@@ -253,7 +253,7 @@ def test_endings_of_all_kinds(cohort, model, tmp_path):
 
 def test_a_folder_of_patients_as_dicom(cohort, model, tmp_path):
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     whole = nib.load(image(cohort, 'test'))
     hu = np.asarray(whole.dataobj).astype(np.int16)
     for name, data in (('anna', hu), ('bert', hu[::-1])):

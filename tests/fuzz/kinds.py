@@ -220,7 +220,7 @@ VALUES = ['RescaleSlope', 'RescaleIntercept', 'BitsAllocated', 'BitsStored', 'Hi
 
 def sound_series(folder):
     "A series as {name: bytes}, and its values"
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     s = make_subject(3, shape=(20, 16, 6))
     return {p.name: p.read_bytes() for p in write_series(s.hu, s.affine, folder / 's')}, np.unique(s.hu), known_scan(s, folder)
 
