@@ -271,7 +271,7 @@ def _bytes(n): return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.1f} MB' if n 
 # %% ../nbs/14_archive.ipynb #eb03f93f
 def unpack(
     path, # a zip, tar or tar.gz file, recognised by what is in it
-    folder, # where to; made when it is missing, and left as it is when unpacking fails half-way
+    folder, # where to; made when it is missing, and left as it is when unpacking fails halfway
     limit: int = 50*10**9, # bytes that may come out
     most: int = 20000, # members that it may have
     ratio: int = 200, # times its size that may come out, beyond 100 MB; CT has less than 20

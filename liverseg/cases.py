@@ -37,7 +37,7 @@ def read_volume(
 def liver_mask(
     vol: Volume, # a label volume
     liver: tuple = (), # the labels that are liver; empty: 1, 255, or 1 and 2
-    option: str = '--liver', # what a message tells to mend; '' where there is none
+    option: str = '--liver', # what a message advises to change; '' where there is nothing
 ) -> np.ndarray: # uint8, 0 or 1, RAS
     "The liver, tumours included unless told otherwise; raises `BadInput` for labels that are not understood"
     data = _whole_labels(vol)
@@ -89,7 +89,7 @@ def read_mask(
 # %% ../nbs/15_cases.ipynb #980c959e
 def masks_on(
     series: Series, # the scan
-    folder, # its label pictures, DICOM or PNG, one a slice
+    folder, # its label pictures, DICOM or PNG, one per slice
 ) -> np.ndarray: # uint8 (i, j, k), values as stored
     "Label pictures as a volume on the scan's grid; raises `BadInput`"
     folder = Path(folder)
@@ -181,7 +181,7 @@ class Case:
     subject: str
     split: str # train, valid or test
     image: Path|None # NIfTI file, or folder with a DICOM series
-    mask: Path|None = None # NIfTI file, or folder with a picture a slice; None: a scan to be segmented, not measured
+    mask: Path|None = None # NIfTI file, or folder with one picture per slice; None: a scan to be segmented, not measured
     tumours: tuple = () # further masks, painted over the first as label 2
     liver: tuple = () # the labels that count as liver; empty: those that liver_mask understands
     names: Path|None = None # a dataset.json that tells what the labels mean
@@ -223,7 +223,7 @@ def _from_series(series, path):
     return as_volume(img, path, notes=[Note(*n) for n in notes])
 
 def _labels_on(path, vol, series):
-    "The labels of a file, or of a folder with a picture a slice, on the scan's grid"
+    "The labels of a file, or of a folder with one picture per slice, on the scan's grid"
     if not is_dicom(path): labels = read_volume(path, fill=0)
     elif series is None:
         raise BadInput(f'{path}: is a folder, which goes with a DICOM series only; give the mask of {vol.path} as '

@@ -49,7 +49,7 @@ def is_dicom_file(path):
     if not os.path.isfile(path): return False
     try:
         with open(path, 'rb') as f: return f.read(132)[128:] == b'DICM'
-    except OSError: return False # whoever reads it in earnest will say why it cannot be read
+    except OSError: return False # what reads it in earnest will say why it cannot be read
 
 # %% ../nbs/13_dicom.ipynb #44d05d62
 def is_dicom(path):
@@ -162,7 +162,7 @@ def _padding(ds):
 
 # %% ../nbs/13_dicom.ipynb #2d79806d
 def _frames(ds):
-    "The header of each picture of a file: its own, or for enhanced multi-frame one a frame"
+    "The header of each picture of a file: its own, or one per frame of an enhanced multi-frame file"
     frames = ds.get('PerFrameFunctionalGroupsSequence')
     if not frames: return [ds]
     if len(frames) != int(ds.get('NumberOfFrames', 1)):

@@ -56,7 +56,7 @@ class Volume:
     header: nib.Nifti1Header # the file's own header
     ornt: np.ndarray # (3, 2), from the file's axes to RAS, as nibabel's io_orientation gives it
     path: Path
-    notes: list = field(default_factory=list) # of Note: what was noticed or mended on the way in
+    notes: list = field(default_factory=list) # of Note: what was noticed or changed on the way in
 
     @property
     def spacing(self): return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine)) # (dx, dy, dz) in mm
