@@ -92,15 +92,14 @@ def best_batch(net, x):
 
 def one(name, model, scan, truth):
     "Run one contestant: seconds a slice, slices, gigabytes, Dice if it made a whole mask"
-    from liverseg.pixels import picture
-    from liverseg.pixels import unpacked
+    from liverseg.pixels import picture, prepare, unpacked
     from liverseg.evaluate import dice
     from liverseg.models import load_onnx, open_model
     from liverseg.save import export_onnx
     from liverseg.predict import Segmenter
-    from liverseg.pixels import prepare
-    from liverseg.volume import read_volume, to_slices
-    vol, true, more = read_volume(scan), read_volume(truth, fill=0).data > 0, {}
+    from liverseg.cases import read_mask, read_volume
+    from liverseg.volume import to_slices
+    vol, true, more = read_volume(scan), read_mask(truth).data > 0, {}
     n = vol.data.shape[2]
     zs = np.unique(np.linspace(0, n - 1, min(n, SOME)).astype(int))
     with tempfile.TemporaryDirectory() as tmp:

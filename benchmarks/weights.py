@@ -116,9 +116,8 @@ def own_and_true(net, meta, folder, table):
 
 def left_out(args):
     "Two networks, each of half of the patients, asked about the other half: false liver on slices without, and own and true Dice of patients with"
-    from liverseg.pixels import resize_mask
     from liverseg.manifest import read_manifest
-    from liverseg.pixels import read_slice
+    from liverseg.pixels import read_slice, resize_mask
     from liverseg.models import open_model
     from liverseg.tta import slice_probs
     whole, empty, cases = slices(args), [], []
@@ -168,10 +167,10 @@ def trunk(model, args):
     from scipy import ndimage
     from liverseg.evaluate import dice
     from liverseg.predict import Segmenter
-    from liverseg.volume import read_volume
+    from liverseg.cases import read_mask
     from predict import scans
     scan, truth = scans(args.real, args.work)['trunk']
-    found, true = Segmenter.load(model, 'cpu').segment(scan), read_volume(truth, fill=0).data > 0
+    found, true = Segmenter.load(model, 'cpu').segment(scan), read_mask(truth).data > 0
     thin = (slice(None, None, 2),)*2 # every second row and column is enough to tell 30 mm
     near = ndimage.distance_transform_edt(~true[thin], (2*found.scan.spacing[0], 2*found.scan.spacing[1], found.scan.spacing[2])) <= 30
     near = near.repeat(2, 0).repeat(2, 1)[:true.shape[0], :true.shape[1]]

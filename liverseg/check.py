@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from .layouts import LITS_LEAK, SPLITS, Case, _whole, lits_numbers, liver_mask, read_labels, spacing_known
-from .volume import WINDOW, BadInput, Note, Volume, _first_line, in_memory_order, volume_ml
-from .work import each
+from .layouts import LITS_LEAK, lits_numbers
+from .cases import SPLITS, Case, _whole_labels as _whole, liver_mask, read_labels, spacing_known
+from .volume import WINDOW, Volume, in_memory_order, volume_ml
+from .work import BadInput, Note, _first_line, each
 
 # %% ../nbs/17_check.ipynb #db15e468
 LOWEST = -2048 # HU of the histogram's first bin

@@ -21,7 +21,7 @@ from .save import save_weights
 from .data import torch # first: it imports fastai without its warning
 from fastai.vision.all import Callback, Learner, get_model, num_distrib, rank_distrib, set_seed
 from torch.optim.swa_utils import AveragedModel
-from .volume import BadInput, _first_line, atomic_write
+from .work import BadInput, _first_line, atomic_write
 
 # %% ../nbs/33_checkpoint.ipynb #7ffe4058
 def plot_loss(

@@ -19,7 +19,7 @@ from .recipe import LIMITS, NAMES, Recipe, recipe_help
 # %% ../nbs/93_cli.ipynb #35e3d20e
 def _echo(text, err=False):
     "Say something on the terminal, where the name of a file must not do what terminals do at its word"
-    from liverseg.volume import printable
+    from liverseg.work import printable
     click.echo('\n'.join(map(printable, str(text).split('\n'))), err=err)
 
 class _Command(click.Command):
@@ -42,7 +42,7 @@ class _Group(click.Group):
             if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
         return super().main(*args, **kwargs)
     def invoke(self, ctx):
-        from liverseg.volume import BadInput
+        from liverseg.work import BadInput
         try: return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError): raise # click's own business
         except BadInput as e: status, said = 1, str(e)
@@ -56,7 +56,7 @@ def _unforeseen(e):
     "A sentence for what nobody thought of, the traceback put aside; raised as it is with LIVERSEG_DEBUG=1"
     if os.environ.get('LIVERSEG_DEBUG') == '1': raise e
     with NamedTemporaryFile('w', prefix='liverseg-', suffix='.log', delete=False, encoding='utf-8', errors='backslashreplace') as log: traceback.print_exception(e, file=log)
-    from liverseg.volume import printable
+    from liverseg.work import printable
     what = printable(' '.join(str(e).split())[:200])
     return f'stopped by something that nobody foresaw ({type(e).__name__}: {what}); please report it with the command and {log.name}'
 
@@ -153,7 +153,7 @@ def check(src, workers, strict, report, **finding):
     The exit status is 1 if there are errors, 0 if there are warnings only."""
     from liverseg.check import as_json, check, remarks, table
     from liverseg.layouts import find_cases
-    from liverseg.volume import BadInput
+    from liverseg.work import BadInput
     _json_place(report)
     cases = find_cases(src, **_wanted(**finding))
     reports, notes = check(cases, workers), remarks(cases)
@@ -169,12 +169,12 @@ def check(src, workers, strict, report, **finding):
 # %% ../nbs/93_cli.ipynb #9538b911
 def _write_json(path, value):
     "Write JSON, whole or not at all"
-    from liverseg.volume import atomic_write
+    from liverseg.work import atomic_write
     atomic_write(path, (json.dumps(value, indent=1) + '\n').encode())
 
 def _json_place(path):
     "Raise `BadInput` for a file that is there and that check did not write"
-    from liverseg.volume import BadInput
+    from liverseg.work import BadInput
     if path is None or not os.path.lexists(path): return
     try: told = json.loads(Path(path).read_text(encoding='utf-8')) if os.path.isfile(path) else None
     except (OSError, ValueError, RecursionError): told = None
@@ -355,7 +355,7 @@ def predict(scan, out, model, spacing, post, maps, thorough, overwrite, also, tt
     was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, or of folders with DICOM, OUT is a folder: one mask per scan, results.csv, and triage.html with the worst first.
 
     No training and no network is needed: a trained network ships with liverseg. Research software, not a medical device."""
-    from liverseg.layouts import spacing_known
+    from liverseg.cases import spacing_known
     from liverseg.predict import predict, predict_folder, scans_in
     how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=[p for p in post if p != 'none'], maps=maps, thorough=thorough, say=lambda s: _echo(s, err=True))
     if scans_in(scan, out): return _tell_table(predict_folder(scan, out, [model, *also], overwrite, **how), out)

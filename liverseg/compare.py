@@ -15,12 +15,12 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from .manifest import read_table
-from .layouts import NoLiver, liver_mask, spacing_known
+from .cases import NoLiver, liver_mask, read_volume, spacing_known
 from .evaluate import MEASURES, REPORT_FILES, case_table, outline, show_slices, slice_row, spread, summarise, write_report
 from .metrics import TOLERANCE, distances
 from .report import compared_section, with_section
-from .volume import BadInput, as_cell, atomic_write, check_same_grid, from_cell, printable, read_volume, to_slices
-from .work import check_target, each
+from .volume import check_same_grid, to_slices
+from .work import BadInput, as_cell, atomic_write, check_target, each, from_cell, printable
 
 # %% ../nbs/52_compare.ipynb #985b2025
 def _named(folder):

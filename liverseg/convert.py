@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from .check import check as check_cases, remarks
-from .layouts import SPLITS, Case, find_cases, liver_mask, read_case, spacing_known
+from .layouts import find_cases
+from .cases import SPLITS, Case, liver_mask, read_case, spacing_known
 from .look import contact_sheet
 from .manifest import COLUMNS, read_table
 from .pixels import as_windows, form, picture, read_png
-from .volume import WINDOW, BadInput, Volume, printable, to_slices, volume_ml
-from .work import each, staging, track
+from .volume import WINDOW, Volume, to_slices, volume_ml
+from .work import BadInput, each, printable, staging, track
 
 # %% ../nbs/01_convert.ipynb #e3ede66d
 SUB, NONE, RLE = (getattr(imagecodecs.PNG, part)[name] for part, name in (('FILTER', 'SUB'), ('FILTER', 'NO'), ('STRATEGY', 'RLE')))

@@ -23,7 +23,8 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
 from .manifest import read_manifest
 from .pixels import as_windows, form, read_form, read_slice, resize_mask
 from .recipe import CODES
-from .volume import BadInput
+from .work import BadInput
+
 
 # %% ../nbs/02_data.ipynb #941b53b5
 def split_by_subject(

@@ -18,8 +18,7 @@ import pandas as pd
 
 from .pixels import form_options
 from .metrics import EMPTY, TOLERANCE, distances, overlap
-from .volume import BadInput, as_cell
-from .work import check_target, track, whole_folder
+from .work import BadInput, as_cell, check_target, track, whole_folder
 
 # %% ../nbs/05_evaluate.ipynb #529ee3c2
 RULES = dict(

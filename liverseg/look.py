@@ -14,7 +14,9 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from .pixels import resize_mask
-from .volume import WINDOW, BadInput, Volume, check_same_grid, read_volume, to_slices, window
+from .volume import WINDOW, Volume, check_same_grid, to_slices, window
+from .cases import read_volume
+from .work import BadInput
 
 # %% ../nbs/62_look.ipynb #cd791480
 def plane_picture(

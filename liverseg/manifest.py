@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .layouts import SPLITS
+from .cases import SPLITS
 from .pixels import read_form, read_slice, read_slice_mask
-from .volume import BadInput
-from .work import track
+from .work import BadInput, track
 
 # %% ../nbs/22_manifest.ipynb #b43b7b0b
 def read_table(

@@ -17,8 +17,7 @@ from .liver import model_path
 from .pixels import as_windows
 from .recipe import ARCHS, CODES, DECODERS
 from .tta import Ensemble
-from .volume import BadInput, _first_line
-from .work import file_sha256
+from .work import BadInput, _first_line, file_sha256
 
 # %% ../nbs/34_models.ipynb #c3ffa022
 FORMAT = 2 # of model.json

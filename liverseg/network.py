@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .volume import BadInput
-from .work import file_sha256
+from .work import BadInput, file_sha256
 
 # %% ../nbs/31_network.ipynb #64218b04
 def encoder(

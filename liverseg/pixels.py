@@ -15,7 +15,8 @@ from PIL import Image
 
 from . import __version__
 from .recipe import CODES
-from .volume import WINDOW, BadInput, window
+from .volume import WINDOW, window
+from .work import BadInput
 
 # %% ../nbs/21_pixels.ipynb #33a498af
 def as_windows(

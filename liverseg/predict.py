@@ -20,15 +20,16 @@ from PIL import Image
 from . import __version__
 from .check import histogram, judge_mask, not_hu
 from .pixels import picture, unpacked
-from .layouts import spacing_known, with_spacing
-from .dicom import study_of
+from .cases import read_volume, spacing_known, with_spacing
+from .dicom import is_dicom, is_dicom_file, study_of
 from .post import STEPS, USUAL, clean, pieces
 from .look import plane_picture
 from .models import open_model
 from .trust import OwnDice, expected_dice, triage_page, triage_path, worst_first
 from .tta import VIEWS, slice_maps, slice_probs, tta_remark
-from .volume import BadInput, Note, Volume, _first_line, as_cell, atomic_write, from_slices, is_dicom, is_dicom_file, printable, read_volume, to_slices, volume_ml, write_map, write_mask
-from .work import track
+from .volume import Volume, from_slices, to_slices, volume_ml
+from .nifti import write_map, write_mask
+from .work import BadInput, Note, _first_line, as_cell, atomic_write, printable, track
 
 # %% ../nbs/06_predict.ipynb #d01047ba
 @dataclass

@@ -22,8 +22,7 @@ from .models import FORMAT, IMAGENET_STATS, NO_MODEL, NO_ONNX, bounded, read_met
 from .network import build_net
 from .pixels import form
 from .recipe import CODES
-from .volume import BadInput, _first_line, atomic_write
-from .work import file_sha256
+from .work import BadInput, _first_line, atomic_write, file_sha256
 
 # %% ../nbs/36_save.ipynb #c27fd4c3
 def _numbers_of(net): return {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}

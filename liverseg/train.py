@@ -36,8 +36,7 @@ from .pixels import form_options, read_form
 from .recipe import CODES, Recipe
 from .save import auto_device, describe, load_model, save_model
 from .temperature import fit_temperature
-from .volume import BadInput
-from .work import check_target, staged, staging, watched
+from .work import BadInput, check_target, staged, staging, watched
 
 # %% ../nbs/03_train.ipynb #fd2dde02
 class CaseDice(Metric):

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .volume import BadInput
-from .work import package_text
+from .work import BadInput, package_text
 
 # %% ../nbs/63_trust.ipynb #2d2583a2
 NOTHING = .02 # probabilities below it are taken for none

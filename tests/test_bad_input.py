@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import content, run
-from liverseg.volume import stored_as
+from liverseg.nifti import stored_as
 
 
 def image(src, split='train', n=0): return sorted((src / split / 'nii').glob('*_orig.nii.gz'))[n]

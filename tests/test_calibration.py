@@ -68,8 +68,7 @@ def test_onnx_carries_it(tempered, png, tmp_path):
     from liverseg.manifest import read_manifest
     from liverseg.pixels import read_slice
     from liverseg.models import load_onnx
-    from liverseg.save import export_onnx
-    from liverseg.save import load_model
+    from liverseg.save import export_onnx, load_model
     from liverseg.tta import slice_probs
     fast, meta = load_onnx(export_onnx(tmp_path / 'm.onnx', tempered[3.]))
     assert meta['temperature'] == 3
@@ -80,7 +79,7 @@ def test_onnx_carries_it(tempered, png, tmp_path):
 
 def test_a_temperature_that_cannot_be_is_refused(tempered, png, tmp_path):
     from liverseg.models import read_meta
-    from liverseg.volume import BadInput
+    from liverseg.work import BadInput
     folder = with_temperature(tempered[None], tmp_path / 'model', 7.125)
     good = (folder / 'model.json').read_text()
     for wrong in ('0', '-2', 'NaN', 'Infinity', 'null', 'true', '"warm"', '[1]', '1e-300', '1' + '0'*400):

@@ -14,10 +14,9 @@ from scipy import ndimage
 from conftest import run, shared
 from liverseg.check import as_json, check, examine, judge_mask, lung_like, table
 from liverseg.cli import main
-from liverseg.layouts import Case, liver_mask, read_labels
-from liverseg.dicom import write_series
-from liverseg.phantom import STRUCTURES, make_subject
-from liverseg.volume import ORDERS, as_volume, stored_as
+from liverseg.cases import Case, liver_mask, read_labels
+from liverseg.phantom import STRUCTURES, make_subject, write_series
+from liverseg.nifti import ORDERS, as_volume, stored_as
 
 pytestmark = pytest.mark.filterwarnings('error')
 GOOD = make_subject(3, shape=(64, 64, 22))

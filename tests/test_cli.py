@@ -163,8 +163,7 @@ def test_the_choices_are_those_of_the_library():
     "They stand in the command line as text, so that its help needs no torch"
     from liverseg.cli import main
     from liverseg.data import AUGMENT
-    from liverseg.recipe import LOSSES
-    from liverseg.recipe import ARCHS, DECODERS
+    from liverseg.recipe import ARCHS, DECODERS, LOSSES
     choices = {p.name: tuple(p.type.choices) for p in main.commands['train'].params if hasattr(p.type, 'choices')}
     assert choices['arch'] == ARCHS and choices['decoder'] == DECODERS
     assert set(choices['loss']) == set(LOSSES) and set(choices['augment']) == {'none', *AUGMENT}

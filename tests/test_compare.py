@@ -9,7 +9,8 @@ import pytest
 from conftest import run
 
 from liverseg.compare import evaluate_masks
-from liverseg.volume import BadInput, stored_as
+from liverseg.nifti import stored_as
+from liverseg.work import BadInput
 
 
 @pytest.fixture

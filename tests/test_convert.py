@@ -20,8 +20,9 @@ from PIL import Image
 import liverseg.convert as lib
 from conftest import LIVERSEG
 from liverseg.cli import main
-from liverseg.dicom import write_series
-from liverseg.volume import read_volume, to_slices
+from liverseg.phantom import write_series
+from liverseg.volume import to_slices
+from liverseg.cases import read_volume
 from test_bad_input import change, image, mask
 
 THREE = [(-150, 250), (0, 100), (-1000, 1000)]

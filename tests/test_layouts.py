@@ -15,10 +15,12 @@ from PIL import Image
 from liverseg.check import remarks
 from liverseg.cli import main
 from liverseg.convert import convert
-from liverseg.layouts import LAYOUTS, find_cases, lits_numbers, read_case
-from liverseg.dicom import write_series
-from liverseg.phantom import make_subject
-from liverseg.volume import BadInput, stored_as, window
+from liverseg.layouts import LAYOUTS, find_cases, lits_numbers
+from liverseg.cases import read_case
+from liverseg.phantom import make_subject, write_series
+from liverseg.volume import window
+from liverseg.nifti import stored_as
+from liverseg.work import BadInput
 
 pytest.importorskip('pydicom')
 A, B, C = (make_subject(seed, shape=(48, 40, 12), spacing=(7, 7, 14), tumour=seed == 3) for seed in (3, 4, 5))  # A has a tumour; C comes without a mask

@@ -36,9 +36,8 @@ def test_the_masks_of_an_onnx_file_are_those_of_the_model(cohort, png, model, ex
 @pytest.mark.parametrize('arch, decoder', [('lite', 'light'), ('resnet18', 'fastai'), ('resnet34', 'reference')])
 def test_any_number_of_slices_of_any_size(arch, decoder, tmp_path):
     from liverseg.models import load_onnx
-    from liverseg.save import export_onnx
+    from liverseg.save import describe, export_onnx, save_model
     from liverseg.network import build_net
-    from liverseg.save import describe, save_model
     torch.manual_seed(0)
     net = build_net(arch, decoder, 64).eval()
     save_model(net, describe(arch, 64, decoder=decoder), tmp_path / 'model')

@@ -89,7 +89,7 @@ def test_metadata_comes_from_settings(clean):
 
 
 EXTRAS = dict(
-    dicom='from liverseg.dicom import read_series, write_series; import gdcm; write_series(hu, eye, "ct"); assert read_series("ct").data.shape == hu.shape',
+    dicom='from liverseg.dicom import read_series; from liverseg.phantom import write_series; import gdcm; write_series(hu, eye, "ct"); assert read_series("ct").data.shape == hu.shape',
     lite='from liverseg.network import pretrained_encoder; pretrained_encoder("lite")',
     multi='import accelerate',
     onnx='from liverseg.network import build_net; from liverseg.save import describe, export_onnx, save_model; from liverseg.models import open_model; '

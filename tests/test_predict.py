@@ -253,7 +253,7 @@ def test_endings_of_all_kinds(cohort, model, tmp_path):
 
 def test_a_folder_of_patients_as_dicom(cohort, model, tmp_path):
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     whole = nib.load(image(cohort, 'test'))
     hu = np.asarray(whole.dataobj).astype(np.int16)
     for name, data in (('anna', hu), ('bert', hu[::-1])):
@@ -285,7 +285,7 @@ def test_a_mirrored_scan_is_noticed(turn, told):
     "Where the network finds more with left and right exchanged, that is said; one that was trained with mirrored pictures is not asked"
     from liverseg.predict import Segmenter
     from liverseg.save import describe
-    from liverseg.volume import as_volume
+    from liverseg.nifti import as_volume
     img = trunk([((250, 170, 150), 60), ((100, 170, 150), 20)])
     vol = as_volume(nib.Nifti1Image(np.asarray(img.dataobj)[::turn], img.affine), 's.nii')
     meta = dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3)
