@@ -12,7 +12,7 @@ from scipy import ndimage
 from liverseg.convert import SPLITS, convert, import_slices
 from liverseg.pixels import resize_mask
 from liverseg.pixels import read_slice_mask, read_slice
-from liverseg.evaluate import case_table, slice_row, summarise
+from liverseg.metrics import case_table, slice_row, summarise
 from liverseg.phantom import Subject, make_subject, write_subject
 from liverseg.train import in_precision
 from liverseg.tta import slice_probs

@@ -118,7 +118,7 @@ def table(init):
     found = []
     for ground in GROUNDS:
         cases = {n: np.array([[case[1:5] for case in c[ground]['counts']] for _, c in runs if c['name'] == n], float) for n in (ours, peer)} # seeds, cases, counts
-        def pooled(n, at): both, pred, true = cases[n][:, at, :3].sum(1).T; return (2*both/(pred + true)).mean()
+        def pooled(n, at): return dice_from_counts(*cases[n][:, at, :3].sum(1).T).mean()
         def case_slices(n, at): return np.nanmean(cases[n][:, at, 3])
         everyone = np.arange(cases[ours].shape[1])
         draws = np.random.default_rng(0).choice(everyone, (10_000, len(everyone)))
