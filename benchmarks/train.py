@@ -111,6 +111,7 @@ def contestant(name, args):
 def table(init):
     "Mean over the seeds of each contestant, and of ours less the peer with an interval: 95 % of 10,000 draws of cases, all seeds of a case together"
     import pandas as pd
+    from liverseg.metrics import dice_from_counts
     races = [json.loads(p.read_text()) for p in sorted(RACES.glob(f'{init}_*.json'))]
     runs = [(r['seed'], c) for r in races for c in r['contestants']]
     mean = pd.DataFrame([dict(name=c['name'], epochs=c['epochs'], minutes=c['seconds']/60, **{f'{g} {m}': c[g][m] for g, ms in GROUNDS.items() for m in ms}) for _, c in runs])

@@ -67,7 +67,8 @@ SPOILED = {
     'a flipped bit': (lambda s: image(s).write_bytes(image(s).read_bytes()[:9000] + b'\x55\xaa'
                                                      + image(s).read_bytes()[9002:]), 'damaged'),
     'truncated mask': (lambda s: mask(s).write_bytes(mask(s).read_bytes()[:200]), 'truncated'),
-    'truncated before compression': (lambda s: image(s).write_bytes(gzip.compress(gzip.decompress(image(s).read_bytes())[:-500])), 'truncated'),
+    'truncated before compression': (
+        lambda s: image(s).write_bytes(gzip.compress(gzip.decompress(image(s).read_bytes())[:-500])), 'truncated'),
     'empty file': (lambda s: image(s).write_bytes(b''), 'cannot be read as NIfTI'),
     'not gzip': (lambda s: image(s).write_bytes(gzip.decompress(image(s).read_bytes())), 'not a gzip file'),
     'text': (lambda s: image(s).write_bytes(gzip.compress(b'<html>not found</html>')), 'cannot be read as NIfTI'),

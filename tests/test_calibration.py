@@ -1,4 +1,4 @@
-"Probabilities that can be believed: the temperature in a model's description, what heeds it, and what a report says of it."
+"Probabilities that can be believed: the temperature in a model's description, what heeds it, and what a report says."
 import json
 import shutil
 
@@ -48,7 +48,8 @@ def test_the_temperature_is_that_of_the_kept_weights_on_the_validation_slices(mo
     from liverseg.save import load_model
     from liverseg.temperature import fit_temperature
     net, meta = load_model(model)
-    assert fit_temperature(net, liver_dls(png, size=meta['size'], bs=3, device='cpu').valid) == pytest.approx(meta['temperature'], abs=.002)
+    valid = liver_dls(png, size=meta['size'], bs=3, device='cpu').valid
+    assert fit_temperature(net, valid) == pytest.approx(meta['temperature'], abs=.002)
 
 
 def test_none_is_one(maps):
@@ -99,7 +100,8 @@ def test_a_report_says_whether_they_can_be_believed(tempered, png, tmp_path):
     assert len(found['bins']) == 15
     full = [b for b in found['bins'] if b['pixels']]
     assert sum(b['pixels'] for b in full) == found['pixels'] > 0
-    assert found['ece'] == pytest.approx(sum(b['pixels']*abs(b['probability'] - b['liver']) for b in full)/found['pixels'], abs=1e-5)
+    off = sum(b['pixels']*abs(b['probability'] - b['liver']) for b in full)
+    assert found['ece'] == pytest.approx(off/found['pixels'], abs=1e-5)
     assert all(k/15 - 1e-6 <= b['probability'] <= (k + 1)/15 + 1e-6 for k, b in enumerate(found['bins']) if b['pixels'])
     page = (tmp_path / 'a/report.html').read_text(encoding='utf-8')
     assert page.count('<svg') == 5 and f"<b>{found['ece']:.3f}</b>" in page

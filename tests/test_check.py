@@ -150,7 +150,8 @@ def gassy(calibrated):
     hu, s = drowned(80)
     at = np.indices(hu.shape)
     loop = lambda *c: sum(((i - k)/r)**2 for i, k, r in zip(at, c, (9, 9, 8))) < 1
-    soft = ndimage.gaussian_filter((loop(32, 56, 12) | loop(64, 56, 14) | loop(48, 60, 24)).astype(float), .7)*(s.labels == 0)
+    loops = loop(32, 56, 12) | loop(64, 56, 14) | loop(48, 60, 24)
+    soft = ndimage.gaussian_filter(loops.astype(float), .7)*(s.labels == 0)
     return (hu*(1 - soft) + RNG.normal(calibrated, 25, hu.shape)*soft).astype(np.int16), s.labels, s.affine
 
 
@@ -175,16 +176,17 @@ def test_the_foam_of_a_table_is_no_lung(wall, rows):
 def test_scans_without_lung_are_not_upside_down():
     top = int(np.flatnonzero(LIVER.any((0, 1)))[-1])
     for cut in range(3, top - 6):
-        if LIVER[..., :cut].any():
-            assert 'upside down' not in judged(HU[..., :cut], LIVER[..., :cut]) | judged(HU[..., cut-1::-1],
-                                                                                         LIVER[..., cut-1::-1])
+        if not LIVER[..., :cut].any(): continue
+        assert 'upside down' not in judged(HU[..., :cut], LIVER[..., :cut])
+        assert 'upside down' not in judged(HU[..., cut-1::-1], LIVER[..., cut-1::-1])
 
 
 @pytest.mark.parametrize('share, found', [(.01, False), (.06, True)])
 def test_a_mask_that_runs_over(share, found):
     "By a share of voxels out of the body; noise alone is none"
     mask = (LIVER > 0).astype(np.uint8)
-    air = np.flatnonzero(((HU < -400) & (sum(np.roll(mask, k, 2) for k in range(1, 5)) > 0)).ravel())[:int(share*mask.sum())]
+    above = sum(np.roll(mask, k, 2) for k in range(1, 5)) > 0
+    air = np.flatnonzero(((HU < -400) & above).ravel())[:int(share*mask.sum())]
     mask[np.unravel_index(air, mask.shape)] = 1
     assert ('fat or air' in judged(HU, mask)) is found
     assert 'fat or air' not in judged((HU + RNG.normal(0, 90, HU.shape)).astype(np.int16), LIVER)
@@ -210,7 +212,8 @@ def test_true_masks_of_patients(parts):
     scan, labels = read_labels(Case('s', 'train', *paths))
     mask = liver_mask(labels)
     for axes in WRONG:
-        assert {n.code for n in judge_mask(replace(scan, data=np.flip(scan.data, axes)), np.flip(mask, axes))} == WRONG[axes]
+        notes = judge_mask(replace(scan, data=np.flip(scan.data, axes)), np.flip(mask, axes))
+        assert {n.code for n in notes} == WRONG[axes]
     air, _ = lung_like(scan.data)
     step, slices = -(-mask.shape[2] // 96), mask.sum((0, 1), dtype=int)
     middle = (slices*np.arange(len(slices))).sum()/slices.sum()
@@ -367,7 +370,8 @@ WRECKS = {'far above': lambda a: a + 32768., 'within ± ½': lambda a: a/5000.,
 @pytest.mark.parametrize('name', WRECKS)
 def test_two_patients_are_not_one(name, put):
     "Nothing of the scan is within the window: no error that is none, at which convert would stop"
-    assert [r.errors for r in check([Case(n, s, put(WRECKS[name](d).astype('f4'))) for n, s, d in (('a', 'train', HU), ('b', 'test', OTHER))])] == [[], []]
+    wrecked = [Case(n, s, put(WRECKS[name](d).astype('f4'))) for n, s, d in (('a', 'train', HU), ('b', 'test', OTHER))]
+    assert [r.errors for r in check(wrecked)] == [[], []]
 
 
 DAMAGE = { # bytes of a NIfTI-1 header
@@ -398,7 +402,8 @@ def test_damaged_headers(name, put):
     r = examine(Case('s', 'train', path, put(LIVER)))
     if expected is None: assert r.errors == [] and r.shape == HU.shape
     else:
-        assert len(r.errors) == 1 and str(path) in r.errors[0] and expected in r.errors[0] and '\n' not in r.errors[0], r.errors
+        assert len(r.errors) == 1, r.errors
+        assert str(path) in r.errors[0] and expected in r.errors[0] and '\n' not in r.errors[0], r.errors
 
 
 def test_a_small_file_does_not_take_much_memory(put):
@@ -409,8 +414,8 @@ def test_a_small_file_does_not_take_much_memory(put):
     finally: tracemalloc.stop()
 
 
-JUNK = [struct.pack('<f', v) for v in (np.nan, np.inf, -3e38, 1e18, 0)] + [struct.pack('<i', v)
-                                                                           for v in (-1, 2**31 - 1)]
+JUNK = [struct.pack('<f', v) for v in (np.nan, np.inf, -3e38, 1e18, 0)]
+JUNK += [struct.pack('<i', v) for v in (-1, 2**31 - 1)]
 
 
 def fuzz(rng, raw):
@@ -426,8 +431,8 @@ def fuzz(rng, raw):
 def test_fuzzed_headers(put, tmp_path):
     small = HU[::4, ::4, ::4], LIVER[::4, ::4, ::4]
     for part, name in enumerate(('scan', 'mask')):
-        good, paths = [put(small[part], kind=k).read_bytes()
-                       for k in (nib.Nifti1Image, nib.Nifti2Image)], [put(a) for a in small]
+        good = [put(small[part], kind=k).read_bytes() for k in (nib.Nifti1Image, nib.Nifti2Image)]
+        paths = [put(a) for a in small]
         paths[part] = tmp_path / 'fuzzed.nii.gz'
         for seed in range(200):
             paths[part].write_bytes(gzip.compress(fuzz(np.random.default_rng(seed), good[seed % 2]), 1))
@@ -445,8 +450,8 @@ def test_tiny_random_volumes(tmp_path):
         return data.astype(dtype)
     for seed in range(200):
         rng, paths = np.random.default_rng(seed), [tmp_path / 'scan.nii', tmp_path / 'mask.nii']
-        shape, affine = rng.integers(1, 7,
-                                     3), nib.affines.from_matvec(rng.standard_normal((3, 3)) * 10.**rng.integers(-2, 3))
+        shape = rng.integers(1, 7, 3)
+        affine = nib.affines.from_matvec(rng.standard_normal((3, 3)) * 10.**rng.integers(-2, 3))
         for n, path in enumerate(paths):
             data = volume(rng, shape, str(rng.choice(['i1', 'u1', 'i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f4', 'f8'])))
             nib.save(nib.Nifti1Image(np.clip(data, 0, 2) if n and rng.random() < .7 else data, affine,

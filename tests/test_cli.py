@@ -30,7 +30,8 @@ def test_help_says_what_each_option_means(command):
 @pytest.mark.parametrize('args', [['--help'], ['convert', '--help'], ['check'], ['convert']])
 def test_torch_stays_out(args, cohort, tmp_path):
     "help, convert and check must not import torch"
-    places = {'check': [str(cohort)], 'convert': [str(cohort), str(tmp_path / 'out')]}.get(args[0], []) if '--help' not in args else []
+    places = {'check': [str(cohort)], 'convert': [str(cohort), str(tmp_path / 'out')]}.get(args[0], [])
+    if '--help' in args: places = []
     code = f'''
 import sys
 from liverseg.cli import main
@@ -85,8 +86,8 @@ def test_train_evaluate_predict(png, model, cohort, tmp_path):
     assert (tmp_path / 'report/cases.csv').read_text().startswith('subject,dice')
     summary = json.loads((tmp_path / 'report/summary.json').read_text())
     assert summary['cases'] == 1 and summary['rules']['one_empty'].startswith('0')
-    assert {'report.html', 'cases.csv', 'slices.csv', 'summary.json', 'cases.png'} == {p.name
-                                                                                       for p in (tmp_path / 'report').iterdir()}
+    written = {p.name for p in (tmp_path / 'report').iterdir()}
+    assert written == {'report.html', 'cases.csv', 'slices.csv', 'summary.json', 'cases.png'}
     scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
     done = run('predict', scan, tmp_path / 'mask.nii.gz', '--model', model, '--device', 'cpu', ok=0)
     mask = nib.load(tmp_path / 'mask.nii.gz')
@@ -118,8 +119,8 @@ def test_test_images_may_lack_masks(src, model, tmp_path):
     next((src / 'test/nii').glob('*_liver.nii.gz')).unlink()
     run('convert', src, tmp_path / 'png', ok=0)
     table = pd.read_csv(tmp_path / 'png/manifest.csv', keep_default_na=False, dtype=str)
-    assert set(table.loc[table['split'] == 'test', 'mask']) == {''} == set(table.loc[table['split'] == 'test',
-                                                                                     'liver_px'])
+    tested = table[table['split'] == 'test']
+    assert set(tested['mask']) == {''} == set(tested['liver_px'])
     done = run('evaluate', tmp_path / 'png', tmp_path / 'report', '--model', model, ok=1)
     assert 'has a mask' in done.stderr and not (tmp_path / 'report').exists()
 
@@ -152,7 +153,8 @@ def test_a_model_that_is_not_there_is_a_sentence(cohort, tmp_path):
 
 def test_a_users_folder_is_never_replaced(png, model, tmp_path):
     (tmp_path / 'mine').mkdir(), (tmp_path / 'mine/thesis.txt').write_text('precious')
-    for args in (['convert', png.parent, tmp_path / 'mine'], ['train', png, tmp_path / 'mine'], ['evaluate', png, tmp_path / 'mine', '--model', model]):
+    for args in (['convert', png.parent, tmp_path / 'mine'], ['train', png, tmp_path / 'mine'],
+                 ['evaluate', png, tmp_path / 'mine', '--model', model]):
         run(*args, ok=1)
     assert content(tmp_path / 'mine') == {'thesis.txt': b'precious'}
 
@@ -167,8 +169,8 @@ def test_rows_marked_valid_override_the_share(png, tmp_path):
     done = run('train', data, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained',
                '--valid', '0', '--device', 'cpu', ok=0)
     assert 'slices are taken to have the window -150,250' in done.stdout
-    assert json.loads((tmp_path / 'm/model.json').read_text())['subjects'] == {'train': ['synth_e01', 'synth_e03'],
-                                                                               'valid': ['synth_e02']}
+    subjects = json.loads((tmp_path / 'm/model.json').read_text())['subjects']
+    assert subjects == {'train': ['synth_e01', 'synth_e03'], 'valid': ['synth_e02']}
 
 
 def test_the_choices_are_those_of_the_library():

@@ -1,4 +1,4 @@
-"Masks of another tool on the command line: what a user types, what stands in the report, and what is said of a bad file."
+"Masks of another tool on the command line: what a user types, what the report says, and what is said of a bad file."
 import csv
 import json
 import math
@@ -90,7 +90,8 @@ def told(folders, **how):
     "Measured in this process: all that was said, with the mean Dice; or what is wrong"
     said = []
     try:
-        said.append(f"mean {evaluate_masks(folders / 'pred', folders / 'truth', folders / 'report', say=said.append, **how)['mean_case_dice']:.4f}")
+        summary = evaluate_masks(folders / 'pred', folders / 'truth', folders / 'report', say=said.append, **how)
+        said.append(f"mean {summary['mean_case_dice']:.4f}")
     except BadInput as e: said.append(str(e))
     return '\n'.join(said)
 
@@ -129,12 +130,16 @@ def test_masks_with_other_endings_are_measured_too(folders):
     assert 'mean' in told(folders) and json.loads((folders / 'report/summary.json').read_text())['cases'] == 3
 
 
+def save_like(folders, values):
+    "A prediction for case1 with these values, on the truth's grid"
+    nib.save(nib.Nifti1Image(values, nib.load(folders / 'truth/case1.nii.gz').affine), folders / 'pred/case1.nii')
+
+
 @pytest.mark.parametrize('harm, says', [
     (lambda f: (f / 'pred/case1.nii').unlink(), 'has no mask for 1 of the 3 cases'),
     (lambda f: (f / 'pred/case1.nii').write_bytes(b'no NIfTI'), 'case1.nii'),
     (lambda f: nib.save(nib.Nifti1Image(np.zeros((24, 20, 9), np.uint8), np.eye(4)), f / 'pred/case1.nii'), 'shape'),
-    (lambda f: nib.save(nib.Nifti1Image(np.full((24, 20, 10), .4, np.float32),
-                                        nib.load(f / 'truth/case1.nii.gz').affine), f / 'pred/case1.nii'), 'probability'),
+    (lambda f: save_like(f, np.full((24, 20, 10), .4, np.float32)), 'probability'),
     (lambda f: [p.unlink() for p in (f / 'truth').iterdir()], 'holds no NIfTI file'),
 ])
 def test_a_bad_folder_or_mask_is_one_sentence(folders, harm, says):

@@ -1,4 +1,4 @@
-"The report's page in a real browser: nothing is fetched, nothing fails, the table sorts, a narrow screen is wide enough."
+"The report's page in a real browser: nothing is fetched or fails, the table sorts, a narrow screen is wide enough."
 import shutil
 
 import nibabel as nib
@@ -30,8 +30,8 @@ def page(tmp_path_factory):
 def browser(request):
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
-    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-dev-shm-usage'):
-        options.add_argument(flag)
+    for flag in ('headless', 'no-sandbox', 'disable-gpu', 'disable-background-networking', 'disable-dev-shm-usage'):
+        options.add_argument(f'--{flag}')
     options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
@@ -73,7 +73,8 @@ def test_the_page_stands_alone(browser, page):
     assert len(browser.find_elements('css selector', 'svg')) == 5
     assert browser.execute_script('return document.documentElement.scrollWidth <= document.documentElement.clientWidth')
     text = browser.find_element('css selector', 'body').text
-    for word in ('mean case Dice', '95 % interval', 'HD95', '1 infinite', 'Rules for empty masks', 'liverseg evaluate --pred', 'numpy', 'Against other', 'wilcoxon p', 'Best, median and worst'):
+    for word in ('mean case Dice', '95 % interval', 'HD95', '1 infinite', 'Rules for empty masks',
+                 'liverseg evaluate --pred', 'numpy', 'Against other', 'wilcoxon p', 'Best, median and worst'):
         assert word in text, word
     assert '<img src=x onerror=alert(1)>' in text # a name is text
 
