@@ -45,7 +45,7 @@ def checked_meta(
     if meta.get('version') != FORMAT: raise BadInput(f"{path}: is of format {meta.get('version')}, this liverseg reads {FORMAT}; update liverseg or train again")
     told = dict(temperature=1., expected=None, subjects={}, sha256='', archs=[]) | meta # not every description has them
     for key, good in _FIELDS.items():
-        if _holds(good, told.get(key)): continue
+        if _is_as_it_should_be(good, told.get(key)): continue
         raise BadInput(f"{path}: has {key} = {repr(meta.get(key))[:60]}, which cannot be; copy the model again")
     return meta
 
@@ -59,7 +59,7 @@ def _line(v):
     "Is it what fit_expected_dice gives, or nothing?"
     return v is None or isinstance(v, dict) and all(type(v.get(k)) in (int, float) and math.isfinite(v[k]) for k in ('slope', 'offset'))
 
-def _holds(good, value):
+def _is_as_it_should_be(good, value):
     "Does a field of model.json hold what it should?"
     try: return good(value)
     except (TypeError, ValueError, OverflowError): return False
