@@ -88,6 +88,7 @@ def _scan_and_mask(scan, mask):
         raise BadInput(f'the mask has the shape {mask.shape}, the scan {vol.data.shape}; give a mask of this scan')
     return vol, mask
 
+# %% ../nbs/62_look.ipynb #34595001
 def _pictured(children, png):
     "A box of widgets with a picture for where they do not live"
     class Pictured(_extra('ipywidgets').VBox):
