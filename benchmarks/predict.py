@@ -92,8 +92,9 @@ def best_batch(net, x):
 
 def one(name, model, scan, truth):
     "Run one contestant: seconds a slice, slices, gigabytes, Dice if it made a whole mask"
-    from liverseg.pixels import picture, prepare, unpacked
-    from liverseg.evaluate import dice
+    from liverseg.pixels import picture
+    from liverseg.pixels import prepare, unpacked
+    from liverseg.metrics import dice
     from liverseg.models import load_onnx, open_model
     from liverseg.save import export_onnx
     from liverseg.predict import Segmenter

@@ -111,6 +111,7 @@ def contestant(name, args):
 def table(init):
     "Mean over the seeds of each contestant, and of ours less the peer with an interval: 95 % of 10,000 draws of cases, all seeds of a case together"
     import pandas as pd
+    from liverseg.metrics import dice_from_counts
     races = [json.loads(p.read_text()) for p in sorted(RACES.glob(f'{init}_*.json'))]
     runs = [(r['seed'], c) for r in races for c in r['contestants']]
     mean = pd.DataFrame([dict(name=c['name'], epochs=c['epochs'], minutes=c['seconds']/60, **{f'{g} {m}': c[g][m] for g, ms in GROUNDS.items() for m in ms}) for _, c in runs])
@@ -118,7 +119,7 @@ def table(init):
     found = []
     for ground in GROUNDS:
         cases = {n: np.array([[case[1:5] for case in c[ground]['counts']] for _, c in runs if c['name'] == n], float) for n in (ours, peer)} # seeds, cases, counts
-        def pooled(n, at): both, pred, true = cases[n][:, at, :3].sum(1).T; return (2*both/(pred + true)).mean()
+        def pooled(n, at): return dice_from_counts(*cases[n][:, at, :3].sum(1).T).mean()
         def case_slices(n, at): return np.nanmean(cases[n][:, at, 3])
         everyone = np.arange(cases[ours].shape[1])
         draws = np.random.default_rng(0).choice(everyone, (10_000, len(everyone)))

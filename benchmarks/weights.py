@@ -100,7 +100,7 @@ def folds(args):
 def own_and_true(net, meta, folder, table):
     "One row per subject: what the network promises of its mask, the mask's Dice, and the true liver's pixels"
     from liverseg.pixels import read_slice_mask, read_slice
-    from liverseg.evaluate import dice_from_counts
+    from liverseg.metrics import dice_from_counts
     from liverseg.trust import OwnDice
     from liverseg.tta import slice_probs
     found = []
@@ -165,7 +165,7 @@ def without(whole, data, out):
 def trunk(model, args):
     "A synthetic trunk of 600 slices: liver further than 30 mm from the liver, after cleaning up"
     from scipy import ndimage
-    from liverseg.evaluate import dice
+    from liverseg.metrics import dice
     from liverseg.predict import Segmenter
     from liverseg.cases import read_mask
     from predict import scans

@@ -80,7 +80,7 @@ class Keeper(Callback):
         if hasattr(self, 'gather_preds'): return # predictions are no epoch of training
         self.skipped = self.epoch + self._ahead < self.done
         set_seed(self.seed*10_000 + self.done + 1_000_000_007*rank_distrib(), reproducible=True)
-        _own(self.dls.train).rng = random.Random(self.seed*10_000 + self.done)
+        _own_share(self.dls.train).rng = random.Random(self.seed*10_000 + self.done)
     def before_fit(self):
         self._ahead = self.epochs - self.n_epoch if self.done else 0 # epochs of an earlier, frozen fit
         if self.smooth and self.done > self._ahead:
@@ -92,7 +92,7 @@ class Keeper(Callback):
         self.done += 1
         self._log(); self._keep_weights(); self._put_aside()
 
-def _own(dl): return dl.dl if hasattr(dl, 'world_size') else dl # the loader that a process's share is taken from
+def _own_share(dl): return dl.dl if hasattr(dl, 'world_size') else dl # the loader that a process's share is taken from
 
 # %% ../nbs/33_checkpoint.ipynb #cdef9d92
 @patch

@@ -23,7 +23,7 @@ def _echo(text, err=False):
     click.echo('\n'.join(map(printable, str(text).split('\n'))), err=err)
 
 class _Command(click.Command):
-    "Refuses a place without a name, as a script's variable that is not set gives one; it would be the folder that one is in"
+    "Refuses a place without a name, as a script's unset variable gives one; it would be the current folder"
     def parse_args(self, ctx, args):
         rest = super().parse_args(ctx, args)
         for p in self.params:
@@ -46,7 +46,8 @@ class _Group(click.Group):
         try: return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError): raise # click's own business
         except BadInput as e: status, said = 1, str(e)
-        except OSError as e: status, said = 1, f'{e.filename or "the output"}: {e.strerror or e}; check the place and the free space'
+        except OSError as e:
+            status, said = 1, f'{e.filename or "the output"}: {e.strerror or e}; check the place and the free space'
         except Exception as e: status, said = 70, _unforeseen(e)
         for line in said.split('\n'): _echo(f'liverseg: {line}', err=True)
         ctx.exit(status)
@@ -55,13 +56,16 @@ class _Group(click.Group):
 def _unforeseen(e):
     "A sentence for what nobody thought of, the traceback put aside; raised as it is with LIVERSEG_DEBUG=1"
     if os.environ.get('LIVERSEG_DEBUG') == '1': raise e
-    with NamedTemporaryFile('w', prefix='liverseg-', suffix='.log', delete=False, encoding='utf-8', errors='backslashreplace') as log: traceback.print_exception(e, file=log)
+    how = dict(prefix='liverseg-', suffix='.log', delete=False, encoding='utf-8', errors='backslashreplace')
+    with NamedTemporaryFile('w', **how) as log: traceback.print_exception(e, file=log)
     from liverseg.work import printable
     what = printable(' '.join(str(e).split())[:200])
-    return f'stopped by something that nobody foresaw ({type(e).__name__}: {what}); please report it with the command and {log.name}'
+    return (f'stopped by something that nobody foresaw ({type(e).__name__}: {what}); '
+            f'please report it with the command and {log.name}')
 
 # %% ../nbs/93_cli.ipynb #dd676582
-@click.group(cls=_Group, context_settings=dict(help_option_names=['-h', '--help'], show_default=True, max_content_width=100))
+@click.group(cls=_Group, context_settings=dict(help_option_names=['-h', '--help'], show_default=True,
+                                               max_content_width=100))
 @click.version_option(__version__, prog_name='liverseg')
 def main():
     """Liver segmentation in CT: volumes in, masks and honest Dice out.
@@ -71,7 +75,8 @@ def main():
 # %% ../nbs/93_cli.ipynb #2303dc12
 class _Numbers(click.ParamType):
     "Numbers with commas between them, as many as the pattern has"
-    def __init__(self, pattern, example, good=lambda *v: True): self.name, self.example, self.good = pattern, example, good
+    def __init__(self, pattern, example, good=lambda *v: True):
+        self.name, self.example, self.good = pattern, example, good
     def convert(self, value, param, ctx):
         if isinstance(value, tuple): return value
         try: numbers = tuple(float(v) for v in value.split(','))
@@ -85,27 +90,38 @@ _SPACING = _Numbers('dx,dy,dz', '0.75,0.75,2.5, all above 0', lambda *v: min(v) 
 _LABELS = _Numbers('n,…', '1,2', lambda *v: all(n.is_integer() for n in v))
 
 # %% ../nbs/93_cli.ipynb #fd199563
-_DEVICE = click.option('--device', default='auto', metavar='NAME', help='Where the network runs: cpu, cuda, mps, or auto for the fastest that is there.')
-_TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedral', 'shifts', 'scales', 'light']), default='none',
-                    help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips), 8 (and quarter turns), 5 (shifts), 3 (scales), 5 (brightness, contrast).')
-_MODEL = click.option('--model', metavar='MODEL', default='liver', help='A folder that train wrote or a file that export wrote; liver is the network that ships.')
+_DEVICE = click.option('--device', default='auto', metavar='NAME',
+                       help='Where the network runs: cpu, cuda, mps, or auto for the fastest that is there.')
+_TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedral', 'shifts', 'scales', 'light']),
+                    default='none',
+                    help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips), '
+                         '8 (and quarter turns), 5 (shifts), 3 (scales), 5 (brightness, contrast).')
+_MODEL = click.option('--model', metavar='MODEL', default='liver',
+                      help='A folder that train wrote or a file that export wrote; liver is the network that ships.')
 _ALSO = click.option('--also', metavar='MODEL', multiple=True,
-                     help='A further model, whose probabilities are averaged with those of --model. May be given more than once.')
-_AT_ONCE = click.option('--batch-size', type=click.IntRange(1), default=None, show_default='as many as are fast', help='Slices that go through the network at once.')
+                     help='A further model, whose probabilities are averaged with those of --model. '
+                          'May be given more than once.')
+_AT_ONCE = click.option('--batch-size', type=click.IntRange(1), default=None, show_default='as many as are fast',
+                        help='Slices that go through the network at once.')
 
 # %% ../nbs/93_cli.ipynb #da14ac00
 _FINDING = (
-    click.option('--image-name', default='{subject}_orig', help='In train/nii and the like: how scans are named, without .nii.gz.'),
+    click.option('--image-name', default='{subject}_orig',
+                 help='In train/nii and the like: how scans are named, without .nii.gz.'),
     click.option('--mask-name', default='{subject}_liver', help='And how masks are named.'),
-    click.option('--valid', metavar='NAMES', help='Subjects to validate on, with commas between them, whatever SRC says.'),
+    click.option('--valid', metavar='NAMES',
+                 help='Subjects to validate on, with commas between them, whatever SRC says.'),
     click.option('--test', metavar='NAMES', help='Subjects to test on; names may be patterns, as lits_2[89].'),
     click.option('--without', metavar='NAMES', help='Subjects to leave out.'),
-    click.option('--liver', type=_LABELS, default=None, help='Labels that are liver; left out: 1 or 255, and 2 for tumours.'),
-    click.option('--spacing', type=_SPACING, default=None, help='Voxel size in mm (x, y, z), for files in which it is not set.'),
+    click.option('--liver', type=_LABELS, default=None,
+                 help='Labels that are liver; left out: 1 or 255, and 2 for tumours.'),
+    click.option('--spacing', type=_SPACING, default=None,
+                 help='Voxel size in mm (x, y, z), for files in which it is not set.'),
     click.option('--workers', type=click.IntRange(1), default=1, help='Processes that work side by side.'),
     click.option('--strict', is_flag=True, help='Take warnings for errors.'))
 
-def _with(options):
+# %% ../nbs/93_cli.ipynb #de29c04f
+def _add_options(options):
     "A decorator that gives a command these options"
     def give(command):
         for option in reversed(options): command = option(command)
@@ -115,9 +131,11 @@ def _with(options):
 def _wanted(image_name, mask_name, valid, test, without, liver, spacing):
     "Those options as `find_cases` takes them"
     names = lambda text: [name.strip() for name in (text or '').split(',') if name.strip()]
-    if both := set(names(valid)) & set(names(test)): raise click.UsageError(f"'{both.pop()}' is in --valid and in --test")
+    if both := set(names(valid)) & set(names(test)):
+        raise click.UsageError(f"'{both.pop()}' is in --valid and in --test")
     splits = {name: split for split, text in (('valid', valid), ('test', test)) for name in names(text)}
-    return dict(image_name=image_name, mask_name=mask_name, splits=splits, without=tuple(names(without)), liver=tuple(map(int, liver or ())), spacing=spacing)
+    return dict(image_name=image_name, mask_name=mask_name, splits=splits, without=tuple(names(without)),
+                liver=tuple(map(int, liver or ())), spacing=spacing)
 
 # %% ../nbs/93_cli.ipynb #1114ca26
 def _note(kind, findings):
@@ -144,23 +162,31 @@ def download(name, dst, sha256, file):
 # %% ../nbs/93_cli.ipynb #ef7050ee
 @main.command()
 @click.argument('src')
-@_with(_FINDING)
+@_add_options(_FINDING)
 @click.option('--json', 'report', metavar='FILE', help='Also write what was found as JSON.')
 def check(src, workers, strict, report, **finding):
     """Read every voxel of SRC and print a table, a row a subject, without writing anything.
 
-    SRC is a folder with train/nii and test/nii, or 3D-IRCADb-01, LiTS, MSD Task03, nnU-Net, TotalSegmentator or CHAOS as downloaded.
+    SRC is a folder with train/nii and test/nii, or 3D-IRCADb-01, LiTS, MSD Task03, nnU-Net, TotalSegmentator
+    or CHAOS as downloaded.
     The exit status is 1 if there are errors, 0 if there are warnings only."""
     from liverseg.check import as_json, check, remarks, table
     from liverseg.layouts import find_cases
-    from liverseg.work import BadInput
     _json_place(report)
     cases = find_cases(src, **_wanted(**finding))
     reports, notes = check(cases, workers), remarks(cases)
     if report: _write_json(report, as_json(reports, src, notes))
     _echo(table(reports).to_string(index=False))
-    errors, warnings = ([e for r in reports for e in r.errors], [(r.subject, str(n)) for r in reports for n in r.warnings])
-    _echo(f'{len(cases)} subject(s) in {src}: ' + (f'{len(errors)} error(s), {len(warnings)} warning(s)' if errors or warnings else 'nothing wrong'))
+    _tell_findings(src, reports, notes, strict)
+
+# %% ../nbs/93_cli.ipynb #074510e4
+def _tell_findings(src, reports, notes, strict):
+    "Say what was found in all subjects; raises `BadInput` for errors, and with `strict` for warnings"
+    from liverseg.work import BadInput
+    errors = [e for r in reports for e in r.errors]
+    warnings = [(r.subject, str(n)) for r in reports for n in r.warnings]
+    found = f'{len(errors)} error(s), {len(warnings)} warning(s)' if errors or warnings else 'nothing wrong'
+    _echo(f'{len(reports)} subject(s) in {src}: {found}')
     for note in notes: _echo(f'note: {note}', err=True)
     _note('warning', warnings)
     if errors: raise BadInput(*errors)
@@ -185,19 +211,24 @@ def _json_place(path):
 @main.command()
 @click.argument('src')
 @click.argument('dst')
-@click.option('--window', type=_WINDOW, multiple=True, default=[(-150, 250)], show_default='-150,250', help='HU that become black and white; up to three times, for red, green and blue.')
-@click.option('--bits', type=click.Choice(['8', '16']), default='8', help='Of a pixel; 16 keep HU + 1024, and the window is applied when a slice is loaded.')
-@click.option('--on-error', type=click.Choice(['stop', 'skip']), default='stop', help='What to do about bad cases: stop before anything is written, or leave them out.')
+@click.option('--window', type=_WINDOW, multiple=True, default=[(-150, 250)], show_default='-150,250',
+              help='HU that become black and white; up to three times, for red, green and blue.')
+@click.option('--bits', type=click.Choice(['8', '16']), default='8',
+              help='Of a pixel; 16 keep HU + 1024, and the window is applied when a slice is loaded.')
+@click.option('--on-error', type=click.Choice(['stop', 'skip']), default='stop',
+              help='What to do about bad cases: stop before anything is written, or leave them out.')
 @click.option('--check/--no-check', default=True, help='Read and check everything first.')
 @click.option('--preview', is_flag=True, help='Write a contact sheet a subject: a dozen slices with the mask outlined.')
-@_with(_FINDING)
+@_add_options(_FINDING)
 def convert(src, dst, window, bits, on_error, check, preview, workers, strict, **finding):
     """Turn the volumes of SRC into PNG slices in the folder DST.
 
-    SRC is a folder with train/nii and test/nii, or a data set that check knows. Everything is checked before anything is written.
+    SRC is a folder with train/nii and test/nii, or a data set that check knows. Everything is checked before
+    anything is written.
     DST gets images/, masks/ and a manifest.csv. The exit status is 1 if a case was left out."""
     from liverseg.convert import convert
-    manifest = convert(src, dst, list(window), workers, check, on_error, strict, int(bits), preview, **_wanted(**finding))
+    manifest = convert(src, dst, list(window), workers, check, on_error, strict, int(bits), preview,
+                       **_wanted(**finding))
     _tell(manifest, dst)
     if manifest.attrs['skipped']: click.get_current_context().exit(1)
 
@@ -254,12 +285,14 @@ def _recipe_type(name, default):
 def train(data, model, **options):
     """Train a network on DATA, which convert wrote, and save it in the folder MODEL.
 
-    MODEL gets model.safetensors, model.json, the training log and pictures of a batch, the loss and the validation. A run that was stopped goes on
-    where it was when the same command is given again. With --from, training starts from a trained network instead of ImageNet's weights."""
+    MODEL gets model.safetensors, model.json, the training log and pictures of a batch, the loss and the validation.
+    A run that was stopped goes on where it was when the same command is given again. With --from, training starts
+    from a trained network instead of ImageNet's weights."""
     from liverseg.train import train
     meta = train(data, model, say=_echo, **_asked_for(options))
     score = meta['metrics'].get('case_dice')
-    if not int(os.environ.get('RANK', 0)): _echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
+    if not int(os.environ.get('RANK', 0)):
+        _echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
 
 # %% ../nbs/93_cli.ipynb #7cea80d5
 def _asked_for(options):
@@ -268,28 +301,39 @@ def _asked_for(options):
     if options['start'] is None: return options
     return {k: v for k, v in options.items() if source(k) is not click.core.ParameterSource.DEFAULT}
 
+# %% ../nbs/93_cli.ipynb #88a10517
+_MASKS = (
+    click.option('--pred', metavar='FOLDER', help='Instead of a model: predicted masks, NIfTI, made by any tool.'),
+    click.option('--truth', metavar='FOLDER', help='The true masks for --pred, of the same file names.'),
+    click.option('--liver', type=_LABELS, default=(),
+                 help='With --pred: the labels that are liver, if not 1, 255, or 1 and 2.'),
+    click.option('--pred-liver', type=_LABELS, default=(),
+                 help='With --pred: those of the predictions, if others than those of the truth; '
+                      '5 in the one file that TotalSegmentator writes with --ml.'))
+
 # %% ../nbs/93_cli.ipynb #8cb1e93f
 @main.command()
 @click.argument('places', nargs=-1, metavar='[DATA] REPORT')
 @_MODEL
-@click.option('--pred', metavar='FOLDER', help='Instead of a model: predicted masks, NIfTI, made by any tool.')
-@click.option('--truth', metavar='FOLDER', help='The true masks for --pred, of the same file names.')
-@click.option('--liver', type=_LABELS, default=(), help='With --pred: the labels that are liver, if not 1, 255, or 1 and 2.')
-@click.option('--pred-liver', type=_LABELS, default=(), help='With --pred: those of the predictions, if others than those of the truth; 5 in the one file that TotalSegmentator writes with --ml.')
-@click.option('--against', metavar='OTHER_REPORT', help='Also compare with an earlier report on the same cases, case by case.')
-@click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2., help='How far off a border may be to count for the surface Dice, mm.')
-@click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test', help='Which rows of the manifest are measured.')
-@_with((_ALSO, _TTA, _AT_ONCE, _DEVICE))
-def evaluate(places, model, pred, truth, liver, pred_liver, against, tolerance, split, also, tta, batch_size, device):
-    """Measure a network on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html, cases.csv, slices.csv, summary.json, cases.png.
+@_add_options(_MASKS)
+@click.option('--against', metavar='OTHER_REPORT',
+              help='Also compare with an earlier report on the same cases, case by case.')
+@click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2.,
+              help='How far off a border may be to count for the surface Dice, mm.')
+@click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test',
+              help='Which rows of the manifest are measured.')
+@_add_options((_ALSO, _TTA, _AT_ONCE, _DEVICE))
+def evaluate(places, model, split, also, tta, batch_size, device, against, tolerance, **masks):
+    """Measure a network on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html,
+    cases.csv, slices.csv, summary.json, cases.png.
 
-    Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left out. A network is measured on all
-    slices and as it is, as predict --thorough --post none asks it."""
-    _refuse(places, pred, truth)
+    Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left
+    out. A network is measured on all slices and as it is, as predict --thorough --post none asks it."""
+    _refuse(places, masks['pred'], masks['truth'])
     if against: _cases_there(against)
-    measure = _measure_masks if pred else _measure_model
-    how = dict(pred=pred, truth=truth, liver=liver, pred_liver=pred_liver) if pred else dict(models=[model, *also], split=split, tta=tta, bs=batch_size, device=device)
-    summary = measure(*places, **how, tolerance=tolerance)
+    if masks['pred']: summary = _measure_masks(*places, **masks, tolerance=tolerance)
+    else: summary = _measure_model(*places, models=[model, *also], split=split, tta=tta, bs=batch_size, device=device,
+                                   tolerance=tolerance)
     _tell_dice(summary, places[-1])
     if against: _tell_comparison(places[-1], against)
 
@@ -298,9 +342,12 @@ def _refuse(places, pred, truth):
     "Raise what is wrong with the use of --pred and --truth, and what would be ignored"
     if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
     source = click.get_current_context().get_parameter_source
-    extra = [f'--{n}'.replace('_', '-') for n in (('model', 'also', 'split', 'tta') if pred else ('liver', 'pred_liver')) if source(n) is click.core.ParameterSource.COMMANDLINE]
-    if extra: raise click.UsageError(f"{', '.join(extra)}: only with " + ('DATA, not with --pred' if pred else '--pred'))
-    if len(places) != (1 if pred else 2): raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give DATA and REPORT')
+    idle = ('model', 'also', 'split', 'tta') if pred else ('liver', 'pred_liver') # would be ignored
+    extra = [f'--{n}'.replace('_', '-') for n in idle if source(n) is click.core.ParameterSource.COMMANDLINE]
+    if extra:
+        raise click.UsageError(f"{', '.join(extra)}: only with " + ('DATA, not with --pred' if pred else '--pred'))
+    if len(places) != (1 if pred else 2):
+        raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give DATA and REPORT')
 
 # %% ../nbs/93_cli.ipynb #5b78dc34
 def _measure_model(data, report, models, **kwargs):
@@ -321,56 +368,77 @@ def _tell_comparison(report, against):
     from liverseg.compare import add_comparison
     d = add_comparison(report, against)['measures']['dice']
     if d['difference'] is None: return _echo(f'against {against}: no case has a Dice in both')
-    of = '' if d['low'] is None else f", 95 % interval {d['low']:+.4f} to {d['high']:+.4f}, Wilcoxon p {d['wilcoxon_p']:.3g}"
-    _echo(f"against {against}: Dice {d['difference']:+.4f} on {d['cases']} case(s){of}")
+    said = f"against {against}: Dice {d['difference']:+.4f} on {d['cases']} case(s)"
+    if d['low'] is not None:
+        said += f", 95 % interval {d['low']:+.4f} to {d['high']:+.4f}, Wilcoxon p {d['wilcoxon_p']:.3g}"
+    _echo(said)
 
 # %% ../nbs/93_cli.ipynb #db79412c
 def _tell_dice(s, report):
     "Say what was measured, each figure under its name"
     figure = lambda name: 'undefined' if s[name] is None else f'{s[name]:.4f}'
     views = f", tta {s['tta']}" if 'tta' in s else ''
-    _echo(f"{s['cases']} case(s){views}: mean case Dice {figure('mean_case_dice')} (worst {figure('worst_case_dice')}, {s['worst_case']}), "
-               f"mean slice Dice {figure('mean_slice_dice')}, pooled Dice {figure('pooled_dice')}")
-    far = {k: s['measures'][k] for k in ('hd95_mm', 'assd_mm', 'nsd')}
-    if far['nsd']['finite']: _echo(f"surface Dice at {s['tolerance_mm']:g} mm {far['nsd']['mean']:.4f}" + ''.join(
-        f", {name} {far[k]['mean']:.2f} mm" + f" ({far[k]['infinite']} infinite)"*bool(far[k]['infinite']) for k, name in (('assd_mm', 'ASSD'), ('hd95_mm', 'HD95')) if far[k]['finite']))
+    _echo(f"{s['cases']} case(s){views}: mean case Dice {figure('mean_case_dice')} "
+          f"(worst {figure('worst_case_dice')}, {s['worst_case']}), "
+          f"mean slice Dice {figure('mean_slice_dice')}, pooled Dice {figure('pooled_dice')}")
+    nsd = s['measures']['nsd']
+    if nsd['finite']:
+        _echo(f"surface Dice at {s['tolerance_mm']:g} mm {nsd['mean']:.4f}{_distances_told(s['measures'])}")
     _echo(f'report in {report}')
+
+def _distances_told(measures):
+    "The means of the distances, and how many are infinite"
+    said = ''
+    for k, name in (('assd_mm', 'ASSD'), ('hd95_mm', 'HD95')):
+        m = measures[k]
+        if m['finite']: said += f", {name} {m['mean']:.2f} mm"
+        if m['finite'] and m['infinite']: said += f" ({m['infinite']} infinite)"
+    return said
+
+# %% ../nbs/93_cli.ipynb #41ecd6a0
+_SEGMENTING = (
+    click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not tell.'),
+    click.option('--post', type=click.Choice(['none', 'specks', 'largest', 'fill']), multiple=True, default=['specks'],
+                 show_default='specks',
+                 help='Clean up: drop pieces below 5 mL, keep the largest alone, fill holes. '
+                      'May be given more than once.'),
+    click.option('--maps', is_flag=True, help='Also write the probability, and with --tta its spread over the views.'),
+    click.option('--thorough', is_flag=True, help='Look at every slice, and at all of it; slower, and rarely better.'),
+    click.option('--overwrite', is_flag=True, help='With a folder: also segment what was segmented before.'))
 
 # %% ../nbs/93_cli.ipynb #4242cd23
 @main.command()
 @click.argument('scan')
 @click.argument('out')
-@click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not tell.')
-@click.option('--post', type=click.Choice(['none', 'specks', 'largest', 'fill']), multiple=True, default=['specks'], show_default='specks', help='Clean up: drop pieces below 5 mL, keep the largest alone, fill holes. May be given more than once.')
-@click.option('--maps', is_flag=True, help='Also write the probability, and with --tta its spread over the views.')
-@click.option('--thorough', is_flag=True, help='Look at every slice, and at all of it; slower, and rarely better.')
-@click.option('--overwrite', is_flag=True, help='With a folder: also segment what was segmented before.')
-@_MODEL
-@_ALSO
-@_TTA
-@_AT_ONCE
-@_DEVICE
-def predict(scan, out, model, spacing, post, maps, thorough, overwrite, also, tta, batch_size, device):
-    """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's own grid, and beside it what
-    was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, or of folders with DICOM, OUT is a folder: one mask per scan, results.csv, and triage.html with the worst first.
+@_add_options((*_SEGMENTING, _MODEL, _ALSO, _TTA, _AT_ONCE, _DEVICE))
+def predict(scan, out, model, post, overwrite, also, batch_size, **options):
+    """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's
+    own grid, and beside it what was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, or of
+    folders with DICOM, OUT is a folder: one mask per scan, results.csv, and triage.html with the worst first.
 
-    No training and no network is needed: a trained network ships with liverseg. Research software, not a medical device."""
+    No training and no network is needed: a trained network ships with liverseg. Research software, not a medical
+    device."""
     from liverseg.cases import spacing_known
     from liverseg.predict import predict, predict_folder, scans_in
-    how = dict(tta=tta, bs=batch_size, device=device, spacing=spacing, post=[p for p in post if p != 'none'], maps=maps, thorough=thorough, say=lambda s: _echo(s, err=True))
+    how = dict(options, bs=batch_size, post=[p for p in post if p != 'none'], say=lambda s: _echo(s, err=True))
     if scans_in(scan, out): return _tell_table(predict_folder(scan, out, [model, *also], overwrite, **how), out)
     found = predict(scan, out, [model, *also], **how)
-    _echo(f"liver volume {found.volume_ml:.1f} mL, mask in {out}" if spacing_known(found.scan) else f'liver volume unknown, since the voxel size is; mask in {out}')
+    if spacing_known(found.scan): _echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}')
+    else: _echo(f'liver volume unknown, since the voxel size is; mask in {out}')
 
 # %% ../nbs/93_cli.ipynb #d49b442e
 def _tell_table(table, out):
     "Say what a folder of scans gave; exit status 1 if one failed"
     for row in table.itertuples():
-        volume = 'failed' if isinstance(row.error, str) else 'volume unknown' if row.volume_ml is None or row.volume_ml != row.volume_ml else f'{row.volume_ml:.1f} mL'
-        _echo(f'{row.scan}: {volume}' + f', cut off at {row.touches}'*bool(row.touches))
+        _echo(f'{row.scan}: {_volume_told(row)}' + f', cut off at {row.touches}'*bool(row.touches))
     bad = int(table['error'].notna().sum())
     _echo(f'{len(table)} scan(s), {bad} failed; masks, results.csv and triage.html in {out}')
     if bad: raise SystemExit(1)
+
+def _volume_told(row):
+    "A row's volume in words"
+    if isinstance(row.error, str): return 'failed'
+    return 'volume unknown' if row.volume_ml is None or math.isnan(row.volume_ml) else f'{row.volume_ml:.1f} mL'
 
 # %% ../nbs/93_cli.ipynb #02b9e54a
 @main.command()
@@ -379,7 +447,8 @@ def _tell_table(table, out):
 def export(out, model):
     """Write a trained network as the ONNX file OUT, which predict and evaluate also take as --model.
 
-    It takes slices (n, 3, h, w), any number of any size, and gives scores of background and liver (n, 2, h, w); window, size and normalisation are in its metadata."""
+    It takes slices (n, 3, h, w), any number of any size, and gives scores of background and liver (n, 2, h, w);
+    window, size and normalisation are in its metadata."""
     from liverseg.save import export_onnx
     _echo(f'ONNX file in {export_onnx(out, model)}')
 
@@ -393,7 +462,8 @@ DEMO = dict(n_train=10, n_test=6, shape=(160, 160, 32), size=96, epochs=6)
 def demo(dir, seed, device):
     """Run the whole pipeline on synthetic CT in the folder DIR, in a minute or two, and print where everything is.
 
-    DIR gets data/, png/, model/, report/, report_tta/, scan.nii.gz and scan_mask.nii.gz with its .json and .png. Nothing is downloaded."""
+    DIR gets data/, png/, model/, report/, report_tta/, scan.nii.gz and scan_mask.nii.gz with its .json and .png.
+    Nothing is downloaded."""
     root, steps = Path(dir), _Steps(5)
     _demo_data(root, seed, steps)
     _demo_model(root, seed, device, steps)
@@ -402,7 +472,8 @@ def demo(dir, seed, device):
     for name in DEMO_PATHS: _echo(f'  {root/name}')
 
 # %% ../nbs/93_cli.ipynb #f3be9673
-DEMO_PATHS = ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz', 'scan_mask.json', 'scan_mask.png')
+DEMO_PATHS = ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz', 'scan_mask.json',
+              'scan_mask.png')
 DEMO_MARK = '.liverseg-demo' # tells that the folder may be made again
 
 class _Steps:
@@ -434,7 +505,8 @@ def _demo_model(root, seed, device, step):
     from liverseg.network import has_lite
     from liverseg.train import train
     how = dict(flip=True) | (dict(arch='lite') if has_lite() else dict(pretrained=False))
-    step("training, from ImageNet's weights" if has_lite() else "training, from scratch, since the extra liverseg[lite] with ImageNet weights is not installed")
+    step("training, from ImageNet's weights" if has_lite()
+         else "training, from scratch, since the extra liverseg[lite] with ImageNet weights is not installed")
     train(root/'png', root/'model', device, _echo, size=DEMO['size'], epochs=DEMO['epochs'], seed=seed, **how)
     step('Dice on subjects that the network has not seen')
     for report, tta in (('report', 'none'), ('report_tta', 'flip')):

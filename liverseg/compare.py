@@ -15,36 +15,45 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from .manifest import read_table
-from .cases import NoLiver, liver_mask, read_volume, spacing_known
-from .evaluate import MEASURES, REPORT_FILES, case_table, outline, show_slices, slice_row, spread, summarise, write_report
-from .metrics import TOLERANCE, distances
-from .report import compared_section, with_section
+from .cases import liver_mask, NoLiver, read_volume, spacing_known
+from .metrics import MEASURES, TOLERANCE, bootstrap_mean, case_table, distances, slice_row, summarise
+from .report import REPORT_FILES, compared_section, with_section, write_report
+from .show import outline, show_slices
 from .volume import check_same_grid, to_slices
-from .work import BadInput, as_cell, atomic_write, check_target, each, from_cell, printable
+from .work import as_cell, atomic_write, BadInput, check_target, each, from_cell, printable
+
 
 # %% ../nbs/52_compare.ipynb #985b2025
-def _named(folder):
-    "Name to file of a folder's NIfTI files"
-    folder = Path(folder)
-    if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with a NIfTI mask a case')
-    files = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(('.nii', '.nii.gz', '.hdr')) and p.name[0] != '.']
-    if odd := [p for p in files if printable(p.name) != p.name]: raise BadInput(f'{odd[0]}: has characters in its name that no table can hold; rename it')
-    named = {re.sub(r'\.(nii(\.gz)?|hdr)$', '', p.name, flags=re.IGNORECASE): p for p in files}
-    if twice := [p for p in files if p not in named.values()]: raise BadInput(f'{twice[0]}: is there in two forms, so which one is meant is unknown; keep one')
-    return named
-
 def mask_pairs(
     pred, # folder of predicted masks
     truth, # folder of true masks, of the same names
     say=print, # takes what is worth telling
 ) -> list: # (name, predicted file, true file)
     "The masks of two folders by their names; raises `BadInput`"
-    ours, true = _named(pred), _named(truth)
+    ours, true = _named_masks(pred), _named_masks(truth)
     if not true: raise BadInput(f'{truth}: holds no NIfTI file; give a folder with the true masks')
     if missing := [n for n in true if n not in ours]:
-        raise BadInput(f'{pred}: has no mask for {len(missing)} of the {len(true)} cases of {truth} ({", ".join(missing[:3])}{" …"*(len(missing) > 3)}); put one there for each, an empty one where nothing was found')
-    if more := [n for n in ours if n not in true]: say(f'{len(more)} mask(s) of {pred} without a truth are left out: {", ".join(more)}')
+        raise BadInput(f'{pred}: has no mask for {len(missing)} of the {len(true)} cases of {truth} '
+                       f'({_few(missing)}); put one there for each, an empty one where nothing was found')
+    if more := [n for n in ours if n not in true]:
+        say(f'{len(more)} mask(s) of {pred} without a truth are left out: {", ".join(more)}')
     return [(n, ours[n], true[n]) for n in true]
+
+def _few(names): return ', '.join(names[:3]) + ' …'*(len(names) > 3)
+
+# %% ../nbs/52_compare.ipynb #fcf307d4
+def _named_masks(folder):
+    "Name to file of a folder's NIfTI files"
+    folder = Path(folder)
+    if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with a NIfTI mask a case')
+    files = [p for p in sorted(folder.iterdir())
+             if p.name.lower().endswith(('.nii', '.nii.gz', '.hdr')) and p.name[0] != '.']
+    if odd := [p for p in files if printable(p.name) != p.name]:
+        raise BadInput(f'{odd[0]}: has characters in its name that no table can hold; rename it')
+    named = {re.sub(r'\.(nii(\.gz)?|hdr)$', '', p.name, flags=re.IGNORECASE): p for p in files}
+    if twice := [p for p in files if p not in named.values()]:
+        raise BadInput(f'{twice[0]}: is there in two forms, so which one is meant is unknown; keep one')
+    return named
 
 # %% ../nbs/52_compare.ipynb #6b7ae3f5
 def measure_pair(
@@ -52,7 +61,7 @@ def measure_pair(
     liver: tuple = (), # the labels that are liver, if not the usual ones
     tolerance: float = TOLERANCE, # mm, for NSD
     pred_liver: tuple = (), # those of the prediction, if others
-) -> tuple: # (rows of slice_row, distances, spacing in mm, NaN if the header does not tell, a remark on the labels or '')
+) -> tuple: # (rows of slice_row, distances, spacing in mm or NaN if unknown, a remark on the labels or '')
     "Read a case's two masks and measure them; raises `BadInput`"
     name, *files = pair
     vols = [read_volume(f, fill=0) for f in files]
@@ -61,25 +70,28 @@ def measure_pair(
     true = liver_mask(vols[1], liver)
     spacing = vols[1].spacing if spacing_known(vols[1]) else (np.nan,)*3
     rows = [slice_row(name, z, p, t) for z, (p, t) in enumerate(zip(to_slices(pred), to_slices(true)))]
-    return rows, distances(pred, true, spacing, tolerance) if np.isfinite(spacing).all() else {}, spacing, odd or _numbered(vols, liver, pred_liver)
+    far = distances(pred, true, spacing, tolerance) if np.isfinite(spacing).all() else {}
+    return rows, far, spacing, odd or _numbered(vols, liver, pred_liver)
 
 # %% ../nbs/52_compare.ipynb #18d2b412
 def _predicted(vol, liver):
-    "The liver of a prediction, empty with a remark where it has labels, but none of those that are liver: the network missed it"
+    "The liver of a prediction; empty, with a remark, where it has other labels alone: the network missed the liver"
     try: return liver_mask(vol, liver, '--pred-liver'), ''
     except NoLiver as e: return np.zeros(vol.data.shape, np.uint8), str(e).removesuffix('; mend --pred-liver')
 
 def _numbered(vols, liver, pred_liver):
-    "A remark if one list of labels is for both sides, and each side has others of them; 2 may be missing, as tumours are"
+    "A remark if both sides share one list of labels and each has others of them; 2 may be missing, as tumours are"
     pred, true = ([n for n in liver if (v.data == n).any()] for v in vols)
     if pred_liver or not pred or not true or not (set(pred) ^ set(true)) - {2}: return ''
     said = lambda labels: ' and '.join(f'{n:g}' for n in labels)
-    return f'{vols[0].path}: of the labels of --liver it has {said(pred)}, its truth {said(true)}; if they number organs otherwise, give --pred-liver too'
+    return (f'{vols[0].path}: of the labels of --liver it has {said(pred)}, its truth {said(true)}; '
+            'if they number organs otherwise, give --pred-liver too')
 
 def _all_missed(odd, pred):
     "Raise `BadInput` if no prediction of several has any of the labels: rather a wrong number than so many misses"
     missed = [note for note in odd if 'none of them is' in note]
-    if len(missed) == len(odd) > 1: raise BadInput(f'{missed[0]}, nor has any other of the {len(odd)} masks of {pred}; mend --pred-liver')
+    if len(missed) == len(odd) > 1:
+        raise BadInput(f'{missed[0]}, nor has any other of the {len(odd)} masks of {pred}; mend --pred-liver')
 
 # %% ../nbs/52_compare.ipynb #7074af98
 def evaluate_masks(
@@ -94,21 +106,30 @@ def evaluate_masks(
 ) -> dict: # what summary.json holds
     "Measure masks and write the report; raises `BadInput`"
     check_target(report, REPORT_FILES, 'summary.json')
-    pairs = mask_pairs(pred, truth, say)
-    found = list(each(partial(measure_pair, liver=liver, tolerance=tolerance, pred_liver=pred_liver), pairs, workers))
-    slices = pd.DataFrame([row for rows, *_ in found for row in rows])
-    _all_missed(odd := [remark for *_, remark in found], pred)
-    for remark in filter(None, odd): say(f'warning: {remark}' + ', so it counts as empty; if that is wrong, mend --pred-liver'*('none of them is' in remark))
-    names = [name for name, *_ in pairs]
-    blind = [n for n, (*_, spacing, _) in zip(names, found) if not np.isfinite(spacing).all()]
-    if blind: say(f'the headers of {", ".join(blind)} do not tell the voxel size, so there are no distances and volumes')
-    cases = case_table(slices, {n: f[2] for n, f in zip(names, found)}, {n: f[1] for n, f in zip(names, found)})
-    summary = dict(tolerance_mm=tolerance, labels=dict(pred=[int(n) for n in pred_liver or liver], truth=[int(n) for n in liver]), **summarise(slices, cases))
-    write_report(report, cases, slices, summary, show_slices(cases, slices, partial(_outlines, {p[0]: p for p in pairs}, (pred_liver or liver, liver))))
+    pairs, labels = mask_pairs(pred, truth, say), (pred_liver or liver, liver)
+    measure = partial(measure_pair, liver=liver, tolerance=tolerance, pred_liver=pred_liver)
+    rows, far, spacing, odd = zip(*each(measure, pairs, workers))
+    _say_what_is_odd(pairs, spacing, odd, pred, say)
+    slices, names = pd.DataFrame([row for case in rows for row in case]), [name for name, *_ in pairs]
+    cases = case_table(slices, dict(zip(names, spacing)), dict(zip(names, far)))
+    told = dict(zip(('pred', 'truth'), ([int(n) for n in side] for side in labels)))
+    summary = dict(tolerance_mm=tolerance, labels=told, **summarise(slices, cases))
+    draw = partial(_draw_outlines, {p[0]: p for p in pairs}, labels)
+    write_report(report, cases, slices, summary, show_slices(cases, slices, draw))
     return summary
 
+# %% ../nbs/52_compare.ipynb #cb9c4a2a
+def _say_what_is_odd(pairs, spacing, odd, pred, say):
+    "Say which labels are odd and which headers tell no voxel size; raises `BadInput` if all livers were missed"
+    _all_missed(odd, pred)
+    empty = ', so it counts as empty; if that is wrong, mend --pred-liver'
+    for remark in filter(None, odd): say(f'warning: {remark}' + empty*('none of them is' in remark))
+    blind = [name for (name, *_), mm in zip(pairs, spacing) if not np.isfinite(mm).all()]
+    if blind:
+        say(f'the headers of {", ".join(blind)} do not tell the voxel size, so there are no distances and volumes')
+
 # %% ../nbs/52_compare.ipynb #cff9b4cf
-def _outlines(pairs, labels, ax, subject, z):
+def _draw_outlines(pairs, labels, ax, subject, z):
     "One slice's outlines, for lack of a scan on nothing, in the patient's proportions"
     vols = [read_volume(f, fill=0) for f in pairs[subject][1:]]
     pred, true = (to_slices(_predicted(v, which)[0])[z] for v, which in zip(vols, labels))
@@ -116,36 +137,43 @@ def _outlines(pairs, labels, ax, subject, z):
     ax.set_aspect(vols[1].spacing[1]/vols[1].spacing[0]); ax.invert_yaxis(); ax.axis('off')
 
 # %% ../nbs/52_compare.ipynb #9bcb5174
-def _difference(a, b):
-    "Paired difference b − a of the cases where both are finite"
-    with np.errstate(invalid='ignore'): d = b - a
-    found, d = spread(d), d[np.isfinite(d)]
-    p = None if len(d) < 2 else round(float(wilcoxon(d).pvalue), 6) if d.any() else 1.
-    return dict(difference=found['mean'], low=found['low'], high=found['high'], wilcoxon_p=p, cases=found['finite'], left_out=found['infinite'] + found['undefined'])
-
 def compare_reports(
     report, # folder of one report
     against, # folder of another, of the same cases
-) -> tuple: # (a row a case: subject, dice of both and their difference; measure to its paired difference, report − against)
+) -> tuple: # (one row per case: subject, dice of both, difference; measure to its paired difference, report − against)
     "Compare two reports case by case; raises `BadInput`"
     ours, theirs = (read_cases(r) for r in (report, against))
     if odd := sorted(set(ours.index) ^ set(theirs.index)):
-        raise BadInput(f'{against}: measures other cases than {report} ({", ".join(odd[:3])}{" …"*(len(odd) > 3)} in one alone); compare reports on the same cases')
+        raise BadInput(f'{against}: measures other cases than {report} ({_few(odd)} in one alone); '
+                       'compare reports on the same cases')
     theirs = theirs.loc[ours.index]
-    table = pd.DataFrame(dict(dice=ours['dice'], dice_against=theirs['dice'], difference=ours['dice'] - theirs['dice'])).reset_index()
-    return table, {m: _difference(theirs[m].to_numpy(float), ours[m].to_numpy(float)) for m in MEASURES if m in ours and m in theirs}
+    table = pd.DataFrame(dict(dice=ours['dice'], dice_against=theirs['dice'], difference=ours['dice'] - theirs['dice']))
+    both = [m for m in MEASURES if m in ours and m in theirs]
+    return table.reset_index(), {m: _paired_difference(*(t[m].to_numpy(float) for t in (theirs, ours))) for m in both}
+
+def _paired_difference(a, b):
+    "Paired difference b − a of the cases where both are finite"
+    with np.errstate(invalid='ignore'): d = b - a
+    found, d = bootstrap_mean(d), d[np.isfinite(d)]
+    return dict(difference=found['mean'], low=found['low'], high=found['high'], wilcoxon_p=_wilcoxon_p(d),
+                cases=found['finite'], left_out=found['infinite'] + found['undefined'])
+
+def _wilcoxon_p(d):
+    if len(d) < 2: return None
+    return round(float(wilcoxon(d).pvalue), 6) if d.any() else 1.
 
 # %% ../nbs/52_compare.ipynb #2eef12cd
 def read_cases(
     report, # folder of a report
 ) -> pd.DataFrame: # its cases.csv, by subject
     "The cases of a report; raises `BadInput`"
-    path = Path(report)/'cases.csv'
-    if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; give the folder of a report that liverseg evaluate wrote')
-    try: table = read_table(path, 'make the report again with liverseg evaluate').set_index('subject').apply(pd.to_numeric).rename(from_cell)
-    except (ValueError, KeyError): raise BadInput(f'{path}: is no table of cases; make the report again with liverseg evaluate')
-    if not table.index.is_unique: raise BadInput(f'{path}: has a subject twice; make the report again with liverseg evaluate')
-    if 'dice' not in table: raise BadInput(f'{path}: has no column dice; make the report again with liverseg evaluate')
+    path, again = Path(report)/'cases.csv', 'make the report again with liverseg evaluate'
+    if not os.path.isfile(path):
+        raise BadInput(f'{path}: there is no such file; give the folder of a report that liverseg evaluate wrote')
+    try: table = read_table(path, again).set_index('subject').apply(pd.to_numeric).rename(from_cell)
+    except (ValueError, KeyError): raise BadInput(f'{path}: is no table of cases; {again}')
+    if not table.index.is_unique: raise BadInput(f'{path}: has a subject twice; {again}')
+    if 'dice' not in table: raise BadInput(f'{path}: has no column dice; {again}')
     return table
 
 # %% ../nbs/52_compare.ipynb #6a251af1
@@ -155,8 +183,10 @@ def add_comparison(
 ) -> dict: # what against.json holds
     "Keep a comparison beside the report that it is about, and in its page; raises `BadInput`"
     table, found = compare_reports(report, against)
-    if (page := Path(report)/'report.html').is_file(): # older reports have none
-        atomic_write(page, with_section(page.read_text(encoding='utf-8'), compared_section(Path(against).name, table, found)).encode())
+    page = Path(report)/'report.html'
+    if page.is_file(): # older reports have none
+        section = compared_section(Path(against).name, table, found)
+        atomic_write(page, with_section(page.read_text(encoding='utf-8'), section).encode())
     found = dict(report=Path(report).name, against=Path(against).name, measures=found)
     rows = table.map(as_cell).to_csv(index=False, float_format='%.6f', lineterminator='\n')
     atomic_write(Path(report)/'against.csv', rows.encode())

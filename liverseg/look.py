@@ -28,7 +28,8 @@ def plane_picture(
     thick: int = 1, # pixels, of the outline
 ) -> Image.Image: # RGB
     "A slice, or another plane, with the mask's outline"
-    picture = Image.fromarray(np.ascontiguousarray(window(hu, *hu_window))).resize(size, Image.Resampling.BILINEAR).convert('RGB')
+    grey = Image.fromarray(np.ascontiguousarray(window(hu, *hu_window)))
+    picture = grey.resize(size, Image.Resampling.BILINEAR).convert('RGB')
     if mask is not None:
         inside, pixels = resize_mask(mask, size[::-1]) > 0, np.array(picture)
         pixels[inside & ~ndimage.binary_erosion(inside, iterations=thick)] = 255, 140, 0
@@ -75,32 +76,39 @@ def contact_sheet(
 def _extra(name):
     "A module of the extra"
     try: return importlib.import_module(name)
-    except ImportError: raise BadInput("the browser is in an extra that is not installed; run pip install 'liverseg[widgets]'")
+    except ImportError:
+        raise BadInput("the browser is in an extra that is not installed; run pip install 'liverseg[widgets]'")
 
-def _opened(scan, mask):
+def _scan_and_mask(scan, mask):
     "The scan as a volume, the mask as an array of its shape or None"
     if hasattr(scan, 'mask'): scan, mask = scan.scan, scan.mask
     vol = scan if isinstance(scan, Volume) else read_volume(scan)
     if mask is not None and not isinstance(mask, np.ndarray):
         check_same_grid(vol, file := read_volume(mask, fill=0))
         mask = file.data
-    if mask is not None and mask.shape != vol.data.shape: raise BadInput(f'the mask has the shape {mask.shape}, the scan {vol.data.shape}; give a mask of this scan')
+    if mask is not None and mask.shape != vol.data.shape:
+        raise BadInput(f'the mask has the shape {mask.shape}, the scan {vol.data.shape}; give a mask of this scan')
     return vol, mask
 
+# %% ../nbs/62_look.ipynb #34595001
 def _pictured(children, png):
     "A box of widgets with a picture for where they do not live"
     class Pictured(_extra('ipywidgets').VBox):
         "Where there is no live notebook, a picture"
-        def _repr_mimebundle_(self, **kwargs): return {**(super()._repr_mimebundle_(**kwargs) or {}), 'image/png': base64.b64encode(png()).decode()}
+        def _repr_mimebundle_(self, **kwargs):
+            live = super()._repr_mimebundle_(**kwargs) or {}
+            return {**live, 'image/png': base64.b64encode(png()).decode()}
     return Pictured(children)
 
 # %% ../nbs/62_look.ipynb #08c7d0a1
-WINDOWS = {'abdomen, -150 to 250 HU': WINDOW, 'liver, 0 to 160 HU': (0, 160), 'lung, -1000 to 200 HU': (-1000, 200), 'bone, -200 to 1200 HU': (-200, 1200)}
+WINDOWS = {'abdomen, -150 to 250 HU': WINDOW, 'liver, 0 to 160 HU': (0, 160), 'lung, -1000 to 200 HU': (-1000, 200),
+           'bone, -200 to 1200 HU': (-200, 1200)}
 
 def _controls(n, z):
     "Slider, choice of window, box"
     w = _extra('ipywidgets')
-    return dict(z=w.IntSlider(z, 0, n - 1, description='slice'), hu=w.Dropdown(options=WINDOWS, description='window'), outline=w.Checkbox(True, description='outline'))
+    return dict(z=w.IntSlider(z, 0, n - 1, description='slice'), hu=w.Dropdown(options=WINDOWS, description='window'),
+                outline=w.Checkbox(True, description='outline'))
 
 # %% ../nbs/62_look.ipynb #32210c87
 def browse(
@@ -108,13 +116,20 @@ def browse(
     mask=None, # RAS array, or a path to a mask on the scan's grid; a segmentation has its own
 ): # a widget, which is a picture where there is no live notebook
     "Look through a scan slice by slice; raises `BadInput`"
-    w, (vol, mask) = _extra('ipywidgets'), _opened(scan, mask)
-    n = vol.data.shape[2]
-    controls, picture = _controls(n, n//2 if mask is None or not mask.any() else int((mask > 0).sum((0, 1)).argmax())), w.Image(format='png', layout=dict(max_width='512px'))
-    def draw(*_): picture.value = slice_png(vol, mask if controls['outline'].value else None, controls['z'].value, controls['hu'].value)
+    w, (vol, mask) = _extra('ipywidgets'), _scan_and_mask(scan, mask)
+    controls = _controls(vol.data.shape[2], _first_shown(vol, mask))
+    picture = w.Image(format='png', layout=dict(max_width='512px'))
+    def draw(*_):
+        marked = mask if controls['outline'].value else None
+        picture.value = slice_png(vol, marked, controls['z'].value, controls['hu'].value)
     for c in controls.values(): c.observe(draw, 'value')
     draw()
     return _pictured([w.HBox(list(controls.values())), picture], lambda: picture.value)
+
+def _first_shown(vol, mask):
+    "The slice with the most liver, or the middle one if there is none"
+    if mask is None or not mask.any(): return vol.data.shape[2]//2
+    return int((mask > 0).sum((0, 1)).argmax())
 
 # %% ../nbs/62_look.ipynb #08a868cc
 def relief_png(
@@ -125,14 +140,15 @@ def relief_png(
     "A mask's surface as seen from the front, the patient's right on the left"
     seen = np.asarray(mask)[::-1, ::-1] > 0 # patient's right first, front first
     depth = np.where(seen.any(1), seen.argmax(1)*spacing[1], np.nan) # mm behind the front of the scan
-    slope = np.gradient(ndimage.gaussian_filter(np.nan_to_num(depth, nan=np.nanmax(depth)) if seen.any() else depth*0, .5), spacing[0], spacing[2])
+    whole = np.nan_to_num(depth, nan=np.nanmax(depth)) if seen.any() else depth*0
+    slope = np.gradient(ndimage.gaussian_filter(whole, .5), spacing[0], spacing[2])
     light = np.where(seen.any(1), 60 + 195/np.sqrt(1 + slope[0]**2 + slope[1]**2), 0).astype(np.uint8).T[::-1] # head up
     height = round(pixels*light.shape[0]*spacing[2]/(light.shape[1]*spacing[0]))
     Image.fromarray(light).resize((pixels, height), Image.Resampling.BILINEAR).save(png := io.BytesIO(), 'PNG')
     return png.getvalue()
 
 # %% ../nbs/62_look.ipynb #687dbbe6
-def _thinned(vol, data, most, dtype):
+def _small_nifti(vol, data, most, dtype):
     "NIfTI of every n-th voxel, so that no side is longer than `most`"
     step = [-(-n//most) for n in data.shape]
     thin = data[tuple(slice(None, None, k) for k in step)].astype(dtype)
@@ -145,9 +161,11 @@ def browse_3d(
     most: int = 256, # voxels a side that are shown
 ): # a widget, which is a picture where there is no live notebook
     "Turn and cut a scan and its mask in three dimensions; raises `BadInput`"
-    niivue, (vol, mask) = _extra('ipyniivue'), _opened(scan, mask)
+    niivue, (vol, mask) = _extra('ipyniivue'), _scan_and_mask(scan, mask)
     view = niivue.NiiVue(height=512, is_radiological_convention=True)
-    layers = [dict(name='scan.nii.gz', data=_thinned(vol, vol.data, most, np.int16), cal_min=hu[0], cal_max=hu[1])]
-    if mask is not None: layers.append(dict(name='liver.nii.gz', data=_thinned(vol, mask > 0, most, np.uint8), colormap='warm', opacity=.5))
+    layers = [dict(name='scan.nii.gz', data=_small_nifti(vol, vol.data, most, np.int16), cal_min=hu[0], cal_max=hu[1])]
+    if mask is not None:
+        liver = _small_nifti(vol, mask > 0, most, np.uint8)
+        layers.append(dict(name='liver.nii.gz', data=liver, colormap='warm', opacity=.5))
     view.load_volumes(layers)
     return _pictured([view], lambda: relief_png(vol.data > -300 if mask is None else mask, vol.spacing))

@@ -47,7 +47,7 @@ def checked_meta(
                        "update liverseg or train again")
     told = dict(temperature=1., expected=None, subjects={}, sha256='', archs=[]) | meta # not every description has them
     for key, good in _FIELDS.items():
-        if _holds(good, told.get(key)): continue
+        if _is_as_it_should_be(good, told.get(key)): continue
         raise BadInput(f"{path}: has {key} = {repr(meta.get(key))[:60]}, which cannot be; copy the model again")
     return meta
 
@@ -63,7 +63,7 @@ def _line(v):
 
 def _finite(v): return type(v) in (int, float) and math.isfinite(v)
 
-def _holds(good, value):
+def _is_as_it_should_be(good, value):
     "Does a field of model.json hold what it should?"
     try: return good(value)
     except (TypeError, ValueError, OverflowError): return False

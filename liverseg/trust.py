@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .metrics import dice_from_counts
 from .work import BadInput, package_text
+
 
 # %% ../nbs/63_trust.ipynb #2d2583a2
 NOTHING = .02 # probabilities below it are taken for none
@@ -29,14 +31,17 @@ class OwnDice:
     def add(self, prob, mask):
         "Count one more slice: its probability of liver, 0…1, and its mask, both (h, w)"
         likely = np.where(prob < NOTHING, 0, prob)
-        self.prob += float(likely.sum()); self.inside += float(likely[mask > 0].sum()); self.size += int(np.count_nonzero(mask))
+        self.prob += float(likely.sum())
+        self.inside += float(likely[mask > 0].sum())
+        self.size += int(np.count_nonzero(mask))
 
     @property
-    def dice(self): return 2*self.inside/(self.prob + self.size) if self.size else None # 0…1; None without a mask
+    def dice(self): # 0…1; None without a mask
+        return float(dice_from_counts(self.inside, self.prob, self.size)) if self.size else None
 
 # %% ../nbs/63_trust.ipynb #efbdec64
 def fit_expected_dice(
-    own, # numbers 0…1: what OwnDice gave for cases that the network was not trained on; None is left out, 0 and 1 are brought to 0.001 and 0.999
+    own, # numbers 0…1: OwnDice of cases outside the training; None is left out, all kept within 0.001 to 0.999
     true, # the Dice of the same cases, 0…1
 ) -> dict: # JSON values: slope and offset of the logits' line, sd about it, cases, rank correlation of own and true
     "Fit the true Dice to the promised one, both as logits; raises `ValueError` for fewer than 5 cases"
@@ -45,8 +50,9 @@ def fit_expected_dice(
     x, y = _logit(np.clip(kept, .001, .999)).T
     slope, offset = np.polyfit(x, y, 1)
     off, ranks = y - slope*x - offset, pd.DataFrame(dict(x=x, y=y)).rank()
-    return dict(slope=round(float(slope), 4), offset=round(float(offset), 4), sd=round(float(off.std(ddof=2)), 4), cases=len(kept),
-                rank_correlation=round(float(ranks['x'].corr(ranks['y'])), 3)) # Spearman's: Pearson's of the ranks
+    rank_correlation = round(float(ranks['x'].corr(ranks['y'])), 3) # Spearman's: Pearson's of the ranks
+    return dict(slope=round(float(slope), 4), offset=round(float(offset), 4), sd=round(float(off.std(ddof=2)), 4),
+                cases=len(kept), rank_correlation=rank_correlation)
 
 def _logit(p): return np.log(p/(1 - p))
 
@@ -66,9 +72,10 @@ MARK_TRIAGE = '<!-- liverseg triage -->' # so that a page of ours is known
 def worst_first(
     rows: pd.DataFrame, # of predict_folder: error, warnings, expected_dice
 ) -> pd.DataFrame: # the same rows
-    "Errors, then what has warnings and no expected Dice, then by expected Dice, then the rest; equals stay in their order"
+    "Errors, then rows with warnings and no expected Dice, then by expected Dice, then the rest; ties keep their order"
     expected = pd.to_numeric(rows['expected_dice'], errors='coerce')
-    doubt = np.where(rows['error'].notna(), -2, np.where(expected.notna(), expected, np.where(rows['warnings'] != '', -1, 2)))
+    conditions = [rows['error'].notna(), expected.notna(), rows['warnings'] != '']
+    doubt = np.select(conditions, [-2, expected, -1], 2)
     return rows.iloc[np.argsort(doubt, kind='stable')].reset_index(drop=True)
 
 # %% ../nbs/63_trust.ipynb #b03fd28f
@@ -77,16 +84,22 @@ def triage_page(
     pictures: list, # a PNG's name in the page's folder for each row; '' for none
 ) -> str: # a whole HTML page
     "The scans of a folder with their pictures, in the order of the rows"
-    def item(row, picture):
-        shown = lambda v, form: '' if pd.isna(v) else form.format(v)
-        facts = [shown(row.expected_dice, 'expected Dice {:.3f}'), shown(row.volume_ml, '{:.0f} mL'), shown(row.error, 'error: {}'), row.warnings]
-        image = f'<img src="{html.escape(quote(picture))}" alt="Outline on two planes" loading="lazy">' if picture else ''
-        return f'<figure>{image}<figcaption><b>{html.escape(row.scan)}</b> {html.escape("; ".join(filter(None, facts)))}</figcaption></figure>'
-    items = ''.join(item(row, p) for row, p in zip(rows.itertuples(), pictures))
-    return (f'<!doctype html>{MARK_TRIAGE}<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f'<title>liverseg triage</title><style>{package_text("style.css")}</style><h1>What to look at first</h1><p>{len(rows)} scan(s). '
-            f'A low expected Dice is a reason to look; a high one is no proof. For research only, not a medical device.</p>'
-            f'<div class="pictures">{items}</div></html>\n')
+    figures = ''.join(_triage_figure(row, p) for row, p in zip(rows.itertuples(), pictures))
+    return (f'<!doctype html>{MARK_TRIAGE}<html lang="en"><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width">'
+            f'<title>liverseg triage</title><style>{package_text("style.css")}</style><h1>What to look at first</h1>'
+            f'<p>{len(rows)} scan(s). A low expected Dice is a reason to look; a high one is no proof. '
+            f'For research only, not a medical device.</p><div class="pictures">{figures}</div></html>\n')
+
+# %% ../nbs/63_trust.ipynb #2cc77d6b
+def _triage_figure(row, picture):
+    "One scan: its picture, if there is one, its name, and what is known of it"
+    shown = lambda v, form: '' if pd.isna(v) else form.format(v)
+    facts = [shown(row.expected_dice, 'expected Dice {:.3f}'), shown(row.volume_ml, '{:.0f} mL'),
+             shown(row.error, 'error: {}'), row.warnings]
+    image = f'<img src="{html.escape(quote(picture))}" alt="Outline on two planes" loading="lazy">' if picture else ''
+    told = html.escape('; '.join(filter(None, facts)))
+    return f'<figure>{image}<figcaption><b>{html.escape(row.scan)}</b> {told}</figcaption></figure>'
 
 # %% ../nbs/63_trust.ipynb #261f5349
 def triage_path(
@@ -94,6 +107,8 @@ def triage_path(
 ) -> Path: # of its triage.html
     "Where the page goes; raises `BadInput` for a page of that name that is not ours"
     path = Path(folder)/'triage.html'
-    if os.path.lexists(path) and not (path.is_file() and MARK_TRIAGE.encode() in path.read_bytes()[:200]): # a pipe would never be read to its end
-        raise BadInput(f'{path}: exists and was not written by liverseg predict; move it, or give another folder for the masks')
+    # a pipe would never be read to its end
+    if os.path.lexists(path) and not (path.is_file() and MARK_TRIAGE.encode() in path.read_bytes()[:200]):
+        raise BadInput(f'{path}: exists and was not written by liverseg predict; move it, '
+                       'or give another folder for the masks')
     return path
