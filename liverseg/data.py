@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from PIL import Image
 with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is imported, and tqdm asks for a widget
     warnings.simplefilter('ignore')
-    from fastai.vision.all import (ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform, MaskBlock, PILMask,
-                                   Normalize, PadMode, PILImage, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock, aug_transforms, default_device, imagenet_stats, torch)
+    from fastai.vision.all import (
+        ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform,
+        MaskBlock, Normalize, PadMode, PILImage, PILMask, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock,
+        aug_transforms, default_device, imagenet_stats, torch)
 
 from .convert import COLUMNS, SPLITS, read_table
 from .pixels import as_windows, form, read_form, read_slice, read_slice_mask, resize_mask
@@ -34,9 +36,11 @@ def read_manifest(
 ) -> pd.DataFrame: # z integer; liver_px, dx, dy, dz float, NaN where unknown
     "Read and check `folder`/manifest.csv; raises `BadInput`"
     path = Path(folder)/'manifest.csv'
-    if not path.is_file(): raise BadInput(f'{path}: there is no such file; make the folder with `liverseg convert SRC {folder}`')
+    if not path.is_file():
+        raise BadInput(f'{path}: there is no such file; make the folder with `liverseg convert SRC {folder}`')
     table = read_table(path, 'make it with `liverseg convert`')
-    if missing := [c for c in COLUMNS if c not in table]: raise BadInput(f'{path}: has no column {missing[0]}; its header must be {",".join(COLUMNS)}')
+    if missing := [c for c in COLUMNS if c not in table]:
+        raise BadInput(f'{path}: has no column {missing[0]}; its header must be {",".join(COLUMNS)}')
     numbers = {c: pd.to_numeric(table[c], errors='coerce') for c in ('z', 'liver_px', 'dx', 'dy', 'dz')}
     table = _check_rows(table.assign(**numbers), path)
     return table[table['split'].isin(splits)].reset_index(drop=True)
@@ -44,17 +48,32 @@ def read_manifest(
 # %% ../nbs/02_data.ipynb #13de1cd8
 def _check_rows(table, path):
     "Complain of a row that cannot be used, naming it"
-    odd = table[~table['split'].isin(SPLITS) | ~table['z'].between(-1e6, 1e6) | (table['z'] % 1 != 0) | (table['subject'] == '')]
-    if len(odd): raise BadInput(f'{path}: line {odd.index[0] + 2} has no subject, no z or a split other than {", ".join(SPLITS)}; mend it or convert again')
-    flat = table[(table[['dx', 'dy', 'dz']] <= 0).any(axis=1) | np.isinf(table[['dx', 'dy', 'dz']]).any(axis=1)]
-    if len(flat): raise BadInput(f'{path}: line {flat.index[0] + 2} has a dx, dy or dz that is no length in mm; mend it, leave it empty, or convert again')
-    twice = table[table.duplicated(['subject', 'z'])]
-    if len(twice): raise BadInput(f"{path}: line {twice.index[0] + 2} has the same subject and z as a line before; keep one")
-    home = table.groupby('subject')['split'].nunique()
-    if (home > 1).any(): raise BadInput(f"{path}: subject '{home.idxmax()}' is in more than one split; give each subject one")
+    odd = table[~table['split'].isin(SPLITS) | ~_is_slice_number(table['z']) | (table['subject'] == '')]
+    if len(odd):
+        raise BadInput(f'{path}: line {odd.index[0] + 2} has no subject, no z '
+                       f'or a split other than {", ".join(SPLITS)}; mend it or convert again')
+    lengths = table[['dx', 'dy', 'dz']]
+    flat = table[((lengths <= 0) | np.isinf(lengths)).any(axis=1)]
+    if len(flat):
+        raise BadInput(f'{path}: line {flat.index[0] + 2} has a dx, dy or dz that is no length in mm; '
+                       'mend it, leave it empty, or convert again')
+    _check_once(table, path)
     for name in (*table['image'], *table.loc[table['mask'] != '', 'mask']):
-        if not os.path.isfile(path.parent/name): raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
+        if not os.path.isfile(path.parent/name):
+            raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
     return table.astype({'z': int})
+
+def _is_slice_number(z): return z.between(-1e6, 1e6) & (z % 1 == 0)
+
+# %% ../nbs/02_data.ipynb #441f4267
+def _check_once(table, path):
+    "Complain of a slice that is there twice, and of a subject in two splits"
+    twice = table[table.duplicated(['subject', 'z'])]
+    if len(twice):
+        raise BadInput(f'{path}: line {twice.index[0] + 2} has the same subject and z as a line before; keep one')
+    home = table.groupby('subject')['split'].nunique()
+    if (home > 1).any():
+        raise BadInput(f"{path}: subject '{home.idxmax()}' is in more than one split; give each subject one")
 
 # %% ../nbs/02_data.ipynb #941b53b5
 def split_by_subject(
@@ -88,8 +107,12 @@ def training_table(
     "The slices to train on and to validate on; raises `BadInput`"
     table = read_manifest(folder, ('train', 'valid'))
     blind = table.loc[table['mask'] == '', 'image']
-    if len(blind): raise BadInput(f"{Path(folder)/blind.iloc[0]}: is in the split train or valid and has no mask in manifest.csv; add the mask, or make its split test")
-    if not (table['split'] == 'train').any(): raise BadInput(f"{Path(folder)/'manifest.csv'}: has no training slice with a mask; put subjects under train/nii and convert again")
+    if len(blind):
+        raise BadInput(f'{Path(folder)/blind.iloc[0]}: is in the split train or valid and has no mask in manifest.csv; '
+                       'add the mask, or make its split test')
+    if not (table['split'] == 'train').any():
+        raise BadInput(f"{Path(folder)/'manifest.csv'}: has no training slice with a mask; "
+                       'put subjects under train/nii and convert again')
     given = (table['split'] == 'valid').to_numpy()
     draw = dict(subject=split_by_subject, slice=split_by_slice)[split]
     return table.assign(is_valid=given if given.any() else draw(table, valid, seed))
@@ -126,9 +149,10 @@ def augmentations(
     how: str = 'mild', # a name in AUGMENT, or 'none'
     flip: bool = False, # mirror left and right in every second picture
 ) -> list: # fastai batch transforms
-    "Rotation, zoom about any point, light, and left–right flips; 'spots' adds spots to livers, 'scanner' other scanners, 'full' both"
+    "Rotation, zoom, light and left–right flips; 'spots' adds spots to livers, 'scanner' other scanners, 'full' both"
     if how == 'none': return []
-    moved = aug_transforms(do_flip=flip, max_warp=0., p_affine=.75, p_lighting=.5, pad_mode=PadMode.Zeros, **AUGMENT[how])
+    moved = aug_transforms(do_flip=flip, max_warp=0., p_affine=.75, p_lighting=.5, pad_mode=PadMode.Zeros,
+                           **AUGMENT[how])
     return [*moved, *[Spots()]*(how in ('spots', 'full')), *[Scanner()]*(how in ('scanner', 'full'))]
 
 # %% ../nbs/02_data.ipynb #c470aaad
@@ -136,7 +160,8 @@ def spot(
     liver, # tensor (n, h, w), > 0 in the liver
 ) -> torch.Tensor: # (n, h, w), 0 outside and up to 1 within
     "A wavy ellipse about a random pixel of each liver, of random size and direction, cut off at the liver's edge"
-    (_, h, w), draw = liver.shape, lambda low, high: torch.empty(len(liver), 1, 1, device=liver.device).uniform_(low, high)
+    _, h, w = liver.shape
+    def draw(low, high): return torch.empty(len(liver), 1, 1, device=liver.device).uniform_(low, high)
     at = torch.multinomial((liver > 0).flatten(1) + 1e-9, 1)[:, :, None]
     y, x = torch.arange(h, device=at.device)[:, None] - at//w, torch.arange(w, device=at.device) - at%w
     turn, stretch, radius = draw(0, torch.pi), draw(.6, 1), w*draw(-4.6, -1.6).exp()
@@ -146,7 +171,7 @@ def spot(
 
 # %% ../nbs/02_data.ipynb #e4a897c7
 class Spots(ItemTransform):
-    "Paint up to three spots, darker or a little brighter, into seven of ten livers of a batch; the masks stay as they are"
+    "Paint up to three spots, darker or a little brighter, into seven of ten livers of a batch; the masks stay"
     split_idx, order = 0, 50 # in training, after the picture was moved and lit
     def encodes(self, xy):
         x, y = xy
@@ -158,7 +183,7 @@ class Spots(ItemTransform):
 
 # %% ../nbs/02_data.ipynb #b8bb6726
 class Scanner(DisplayedTransform):
-    "Pictures as from other scanners: contrast phase and calibration (gamma, gain, shift), kernel (soft to sharp) and dose (noise)"
+    "Pictures as from other scanners: contrast and calibration (gamma, gain, shift), kernel (soft, sharp), dose (noise)"
     split_idx, order = 0, 60 # in training, after the picture was moved
     def encodes(self, x: TensorImage):
         draw = lambda low, high: torch.empty(len(x), 1, 1, 1, device=x.device).uniform_(low, high)
@@ -184,7 +209,7 @@ class Windows(DisplayedTransform):
 
 # %% ../nbs/02_data.ipynb #a909f24a
 class ShrinkMask(DisplayedTransform):
-    "A mask brought to a square, shrunk by area or enlarged by nearest, before fastai's `Resize` would take the nearest pixels"
+    "A mask brought to a square, shrunk by area or enlarged by nearest, before fastai's `Resize` takes nearest pixels"
     order = 0 # Resize has 1
     def __init__(self, size): self.size = (size, size) # pixels
     def encodes(self, x: PILMask): return PILMask(Image.fromarray(resize_mask(np.asarray(x), self.size)))
@@ -192,7 +217,8 @@ class ShrinkMask(DisplayedTransform):
 # %% ../nbs/02_data.ipynb #495897f9
 def _slice_block(form):
     "The block for a data set's slices"
-    return ImageBlock if form['bits'] == 8 else TransformBlock(HUImage.create, batch_tfms=[Windows(as_windows(form['window'])), IntToFloatTensor])
+    if form['bits'] == 8: return ImageBlock
+    return TransformBlock(HUImage.create, batch_tfms=[Windows(as_windows(form['window'])), IntToFloatTensor])
 
 def liver_block(
     folder, # where the manifest's paths start
@@ -217,9 +243,10 @@ class ShareDL(TfmdDL):
         if self.share is None or not self.shuffle: return super().get_idxs()
         liver = (self.dataset.items['liver_px'] > 0).to_numpy()
         pools = [self._endless(np.flatnonzero(liver == kind)) for kind in (False, True)]
-        steps = np.arange(0, self.n, self.bs)
-        due = np.diff(np.floor(np.append(steps, self.n)*self.share + .5)).astype(int) # so that the share holds over batches, too
-        return [int(next(pools[kind])) for n, size in zip(due, np.diff(np.append(steps, self.n))) for kind in [True]*n + [False]*(size - n)]
+        ends = np.append(np.arange(0, self.n, self.bs), self.n)
+        with_liver = np.diff(np.floor(ends*self.share + .5)).astype(int) # so that the share holds over batches, too
+        kinds = [kind for n, size in zip(with_liver, np.diff(ends)) for kind in [True]*n + [False]*(size - n)]
+        return [int(next(pools[kind])) for kind in kinds]
     def _endless(self, items):
         while True: yield from self.rng.sample(items.tolist(), len(items))
 
@@ -240,14 +267,18 @@ def liver_dls(
     train = table[~table['is_valid']]
     if share is not None: _both_kinds(folder, train)
     bs = min(bs, len(train)) # fastai drops a last batch that is not full
-    return liver_block(folder, size, augment, flip).dataloaders(table, bs=bs, device=device or default_device(), num_workers=num_workers,
-                                                               dl_type=ShareDL, dl_kwargs=(dict(share=share), {}))
+    return liver_block(folder, size, augment, flip).dataloaders(
+        table, bs=bs, device=device or default_device(), num_workers=num_workers,
+        dl_type=ShareDL, dl_kwargs=(dict(share=share), {}))
 
 # %% ../nbs/02_data.ipynb #bc258f57
 def _both_kinds(folder, train):
     "A share can be had only of what is there"
     n = int((train['liver_px'] > 0).sum())
-    if not 0 < n < len(train): raise BadInput(f"{folder}: {n} of its {len(train)} training slices show liver, so that no share of them can be chosen; train without --liver-share")
+    if not 0 < n < len(train):
+        raise BadInput(f'{folder}: {n} of its {len(train)} training slices show liver, '
+                       'so that no share of them can be chosen; train without --liver-share')
 
 # %% ../nbs/02_data.ipynb #a49118a2
-MASK_LOOK = dict(cmap=ListedColormap([(0, 0, 0, 0), (1, .5, 0, 1)]), vmin=0, vmax=1) # how show_batch and show_results draw a mask
+# how show_batch and show_results draw a mask
+MASK_LOOK = dict(cmap=ListedColormap([(0, 0, 0, 0), (1, .5, 0, 1)]), vmin=0, vmax=1)
