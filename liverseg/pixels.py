@@ -24,7 +24,8 @@ def as_windows(
     pairs = [tuple(map(float, w)) for w in (windows if np.ndim(windows) == 2 else [windows])]
     if len(pairs) > 3: raise BadInput(f'{len(pairs)} windows are too many; a picture has three channels')
     for low, high in pairs:
-        if not (np.isfinite([low, high]).all() and low < high): raise BadInput(f'the window {low:g},{high:g} is empty or endless; give LOW,HIGH with LOW below HIGH')
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise BadInput(f'the window {low:g},{high:g} is empty or endless; give LOW,HIGH with LOW below HIGH')
     return pairs if len(pairs) == 1 else [*pairs, pairs[0]][:3]
 
 # %% ../nbs/21_pixels.ipynb #d49a12b1
@@ -43,7 +44,8 @@ def form(
 ) -> dict: # what goes into dataset.json
     "What the pixels of a data set mean"
     pairs = [list(p) for p in as_windows(windows)]
-    return dict(window=pairs[0] if len(pairs) == 1 else pairs, bits=bits, classes=['background', 'liver'], liverseg=__version__)
+    pairs = pairs[0] if len(pairs) == 1 else pairs
+    return dict(window=pairs, bits=bits, classes=['background', 'liver'], liverseg=__version__)
 
 # %% ../nbs/21_pixels.ipynb #a688300c
 def form_options(
@@ -74,11 +76,14 @@ def read_png(
     if not os.path.isfile(path): raise BadInput(f'{path}: there is no such file; check the manifest')
     try:
         img = Image.open(path, formats=['PNG'])
-        if max(img.size) > LARGEST_PNG: raise BadInput(f'{path}: has {img.size[0]}×{img.size[1]} pixels, at most {LARGEST_PNG} a side are read; check it')
+        if max(img.size) > LARGEST_PNG:
+            raise BadInput(f'{path}: has {img.size[0]}×{img.size[1]} pixels, '
+                           f'at most {LARGEST_PNG} a side are read; check it')
         pixels = np.asarray(img)
     except BadInput: raise
     except Exception: raise BadInput(f'{path}: cannot be read as PNG; convert it again') # Pillow raises nearly anything
-    if img.mode != kind: raise BadInput(f'{path}: is not {KINDS[kind]} picture but of mode {img.mode}; convert it first')
+    if img.mode != kind:
+        raise BadInput(f'{path}: is not {KINDS[kind]} picture but of mode {img.mode}; convert it first')
     return pixels
 
 # %% ../nbs/21_pixels.ipynb #0dc73bdd
@@ -87,7 +92,9 @@ def read_form(
 ) -> tuple: # (what liverseg.convert.form gave, a remark or '')
     "Read and check `folder`/dataset.json; raises `BadInput`"
     path = Path(folder)/'dataset.json'
-    if not path.is_file(): return form(), '{}: is not there, so the slices are taken to have the window {:g},{:g} HU'.format(path, *form()['window'])
+    if not path.is_file():
+        low, high = form()['window']
+        return form(), f'{path}: is not there, so the slices are taken to have the window {low:g},{high:g} HU'
     try:
         found = json.loads(path.read_text(encoding='utf-8'))
         if (bits := found.get('bits', 8)) in (8, 16): return form(found['window'], bits), ''
@@ -105,7 +112,8 @@ def read_slice(
     form: dict = form(), # what its pixels mean
 ) -> np.ndarray: # uint8 (h, w) for one window, uint8 (h, w, 3) for three, float32 (h, w) in HU for 16 bits
     "A slice; raises `BadInput`"
-    return unpacked(read_png(path, 'I;16' if form['bits'] == 16 else 'RGB' if len(as_windows(form['window'])) == 3 else 'L'))
+    if form['bits'] == 16: return unpacked(read_png(path, 'I;16'))
+    return read_png(path, 'RGB' if len(as_windows(form['window'])) == 3 else 'L')
 
 # %% ../nbs/21_pixels.ipynb #717cf467
 def shown(
@@ -123,7 +131,8 @@ def read_slice_mask(
     "A slice's mask; raises `BadInput`"
     mask = read_png(path, 'L')
     if mask.shape != shape: raise BadInput(f'{path}: has the size {mask.shape}, its slice {shape}; convert again')
-    if mask.max(initial=0) > 1: raise BadInput(f'{path}: holds values up to {mask.max()}, and must hold 0 and 1; convert again')
+    if mask.max(initial=0) > 1:
+        raise BadInput(f'{path}: holds values up to {mask.max()}, and must hold 0 and 1; convert again')
     return mask
 
 # %% ../nbs/21_pixels.ipynb #5b629dad
@@ -143,7 +152,8 @@ def _covered(rows, n):
     if n >= len(rows): return rows[((np.arange(n) + .5)*len(rows)/n).astype(int)]
     ends = np.arange(n + 1)*len(rows)/n
     whole = np.minimum(ends.astype(int), len(rows) - 1)
-    sums = np.cumsum(rows, 0, dtype=float)[whole] + (ends - whole - 1)[:, None]*rows[whole] # from the first row to each end
+    # from the first row to each end
+    sums = np.cumsum(rows, 0, dtype=float)[whole] + (ends - whole - 1)[:, None]*rows[whole]
     return np.diff(sums, axis=0)*n/len(rows)
 
 # %% ../nbs/21_pixels.ipynb #16853b3e
