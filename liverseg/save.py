@@ -25,9 +25,14 @@ from .recipe import CODES
 from .volume import BadInput, _first_line, atomic_write
 from .work import file_sha256
 
-# %% ../nbs/36_save.ipynb #c27fd4c3
-def numbers_of(net): return {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+# %% ../nbs/36_save.ipynb #504c1068
+def numbers_of(
+    net: torch.nn.Module,
+) -> dict: # name to tensor, on the processor and in one piece
+    "What a network has learned"
+    return {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
 
+# %% ../nbs/36_save.ipynb #c27fd4c3
 def save_weights(
     net: torch.nn.Module,
     path: Path, # the file, replaced in one step
@@ -35,7 +40,8 @@ def save_weights(
     "Write a network's numbers alone; raises `OSError` that names the file, of a full disk for instance"
     part = path.with_suffix('.part')
     try: save_file(numbers_of(net), part)
-    except (RuntimeError, SafetensorError) as e: raise OSError(errno.EIO, f'cannot be written ({_first_line(e)})', str(path))
+    except (RuntimeError, SafetensorError) as e:
+        raise OSError(errno.EIO, f'cannot be written ({_first_line(e)})', str(path))
     part.replace(path)
 
 # %% ../nbs/36_save.ipynb #ef3293b6
@@ -62,9 +68,11 @@ def describe(
 ) -> dict: # JSON values only
     "What has to be known to use a network: how it is built and what it eats"
     mean, std = IMAGENET_STATS
-    libraries = dict(liverseg=__version__, torch=torch.__version__, **{n: version(n) for n in ('torchvision', 'fastai')})
-    return dict(format='liverseg', version=FORMAT, arch=arch, decoder=decoder, size=size, channels=3, window=form['window'], bits=form['bits'],
-                mean=list(mean), std=list(std), classes=CODES, versions=libraries, **more)
+    libraries = dict(liverseg=__version__, torch=torch.__version__)
+    libraries |= {name: version(name) for name in ('torchvision', 'fastai')}
+    return dict(format='liverseg', version=FORMAT, arch=arch, decoder=decoder, size=size, channels=3,
+                window=form['window'], bits=form['bits'], mean=list(mean), std=list(std),
+                classes=CODES, versions=libraries, **more)
 
 # %% ../nbs/36_save.ipynb #d8f7c73b
 def load_model(
@@ -110,9 +118,12 @@ def export_onnx(
     model='liver', # the network that ships, or a folder that liverseg train wrote
 ) -> Path: # the file
     "Write a trained network as ONNX, for any number of slices of any size; raises `BadInput`"
-    if not str(out).endswith('.onnx'): raise BadInput(f'{out}: is not named like an ONNX file; let its name end in .onnx')
-    if os.path.lexists(out) and not _exported(out): raise BadInput(f'{out}: exists and was not written by liverseg export; give another name')
-    if str(model).endswith('.onnx'): raise BadInput(f'{model}: is an ONNX file already; give a folder that `liverseg train` wrote')
+    if not str(out).endswith('.onnx'):
+        raise BadInput(f'{out}: is not named like an ONNX file; let its name end in .onnx')
+    if os.path.lexists(out) and not _exported(out):
+        raise BadInput(f'{out}: exists and was not written by liverseg export; give another name')
+    if str(model).endswith('.onnx'):
+        raise BadInput(f'{model}: is an ONNX file already; give a folder that `liverseg train` wrote')
     if not find_spec('onnx'): raise BadInput(f'{out}: {NO_ONNX}')
     import onnx
     net, meta = load_model(model)
