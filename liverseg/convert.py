@@ -23,7 +23,7 @@ from .volume import WINDOW, Volume, to_slices, volume_ml
 from .work import BadInput, each, printable, staging, track
 
 # %% ../nbs/01_convert.ipynb #e3ede66d
-SUB, NONE, RLE = (getattr(imagecodecs.PNG, part)[name] for part, name in (('FILTER', 'SUB'), ('FILTER', 'NO'), ('STRATEGY', 'RLE')))
+SUB, NONE, RLE = imagecodecs.PNG.FILTER['SUB'], imagecodecs.PNG.FILTER['NO'], imagecodecs.PNG.STRATEGY['RLE']
 
 def _png(pixels, path, filter=SUB):
     "Write a PNG"
@@ -46,7 +46,8 @@ def write_slices(
     spacing = _spacing(vol)
     masks = [None]*vol.data.shape[2] if mask is None else to_slices(mask)
     if preview: _save_sheet(vol, mask, form, Path(root)/'preview'/f'{case.subject}.png')
-    return [dict(subject=case.subject, split=case.split, z=z, **_save(root, case, z, picture(hu, form), m), **spacing, source=source)
+    who = dict(subject=case.subject, split=case.split)
+    return [dict(who, z=z, **_save(root, case, z, picture(hu, form), m), **spacing, source=source)
             for z, (hu, m) in enumerate(zip(to_slices(vol.data), masks))]
 
 # %% ../nbs/01_convert.ipynb #3111132a
@@ -86,7 +87,7 @@ def convert(
     bits: int = 8, # of a pixel: 8, or 16 for HU + 1024
     preview: bool = False, # write a contact sheet a subject
     **finding, # as for find_cases
-) -> pd.DataFrame: # the manifest; attrs has what to say: warnings (subject, sentence), skipped, remarks, and left_out, the number of cases
+) -> pd.DataFrame: # the manifest; its attrs: warnings (subject, sentence), skipped, remarks, left_out (number of cases)
     "Convert volumes to PNG slices; raises `BadInput`, and then writes nothing"
     src, what = Path(src), form(windows, bits)
     _check_options(src, dst, check, strict)
@@ -103,7 +104,8 @@ def convert(
 # %% ../nbs/01_convert.ipynb #5e489c89
 def _check_options(src, dst, check, strict):
     "The result must not replace its source, and only a check can find what --strict forbids"
-    if Path(dst).resolve() in (src.resolve(), *src.resolve().parents): raise BadInput(f'{dst}: holds {src}, which would be replaced; give the name of a new folder')
+    if Path(dst).resolve() in (src.resolve(), *src.resolve().parents):
+        raise BadInput(f'{dst}: holds {src}, which would be replaced; give the name of a new folder')
     if strict and not check: raise BadInput('--strict needs the check, which --no-check leaves out; give one of them')
 
 def _sift(cases, reports, on_error, strict):
@@ -112,7 +114,9 @@ def _sift(cases, reports, on_error, strict):
     for c, r in zip(cases, reports):
         errors = r.errors if r else [c.error] if c.error else []
         notes = [(c.subject, str(n)) for n in r.warnings] if r else []
-        if strict and notes and not errors: errors, notes = [f"{c.image}: {'; '.join(text for _, text in notes)}; mend it, or convert without --strict"], []
+        if strict and notes and not errors:
+            found = '; '.join(text for _, text in notes)
+            errors, notes = [f'{c.image}: {found}; mend it, or convert without --strict'], []
         said['skipped'] += errors
         said['warnings'] += notes
         if not errors: good.append(c)
@@ -124,7 +128,8 @@ def _failed(src, done, skipped, on_error):
     "What went wrong in converting"
     errors = [error for _, error in done if error]
     if errors and on_error == 'stop': raise BadInput(*errors)
-    if not any(rows for rows, _ in done): raise BadInput(*skipped, *errors, f'{src}: no case is left to convert; mend these files')
+    if not any(rows for rows, _ in done):
+        raise BadInput(*skipped, *errors, f'{src}: no case is left to convert; mend these files')
     return errors
 
 # %% ../nbs/01_convert.ipynb #e61606d5
@@ -133,7 +138,8 @@ def _convert_case(job):
     case, part, src, form, preview = job
     record = part/'.done'/f'{case.split}.{case.subject}.json'
     source = case.image.relative_to(src if case.image != src else src.parent).as_posix()
-    stamp = json.dumps([_stamp(p) for p in (case.image, case.mask, *case.tumours) if p] + [case.liver, case.spacing, source])
+    stamps = [_stamp(p) for p in (case.image, case.mask, *case.tumours) if p]
+    stamp = json.dumps(stamps + [case.liver, case.spacing, source])
     if (rows := _finished(record, stamp)) is not None: return rows, ''
     try: rows = write_slices(case, part, source, form, preview)
     except BadInput as e: return [], str(e)
@@ -161,12 +167,12 @@ def finish(
     rows: list, # of dicts with the manifest's columns
     meta: dict, # goes into dataset.json
 ) -> pd.DataFrame: # the manifest
-    "Write manifest.csv, by split, subject and height, and dataset.json; slices of no row, left by an interrupted run, go"
+    "Write manifest.csv, by split, subject and height, and dataset.json; remove slices left by an interrupted run"
     wanted = {f'{part}/{name}' for row in rows for name in (row['image'], row['mask'], f"preview/{row['subject']}.png")}
     for png in Path(part).rglob('*.png'):
         if str(png) not in wanted: png.unlink()
-    manifest = pd.DataFrame(rows, columns=COLUMNS)
-    manifest = manifest.sort_values(['split', 'subject', 'z'], key=lambda c: c.map(SPLITS.index) if c.name == 'split' else c, ignore_index=True)
+    def rank(column): return column.map(SPLITS.index) if column.name == 'split' else column
+    manifest = pd.DataFrame(rows, columns=COLUMNS).sort_values(['split', 'subject', 'z'], key=rank, ignore_index=True)
     manifest.to_csv(Path(part)/'manifest.csv', index=False, lineterminator='\n')
     (Path(part)/'dataset.json').write_text(json.dumps(meta, indent=1) + '\n')
     return manifest
@@ -185,21 +191,40 @@ def import_slices(
         return finish(part, [_import_slice(src, part, row) for row in track(table.to_dict('records'))], what)
 
 # %% ../nbs/01_convert.ipynb #f8f61398
+_SLICE_COLUMNS = ('file', 'subject', 'z', 'split')
+
 def _slice_table(src):
     "The adapter's manifest, checked"
-    if not (src/'manifest.csv').is_file(): raise BadInput(f'{src/"manifest.csv"}: there is no such file; it lists file, subject, z and split of each slice')
-    table = read_table(src/'manifest.csv', 'it lists file, subject, z and split of each slice')
-    if missing := {'file', 'subject', 'z', 'split'} - set(table.columns): raise BadInput(f'{src/"manifest.csv"}: has no column {sorted(missing)[0]}; it needs file, subject, z and split')
-    if odd := [s for s in table['subject'] if not re.fullmatch(r'[^/\\]+', s) or printable(s) != s or len(s.encode()) > 200]:
-        raise BadInput(f'{src/"manifest.csv"}: has a subject without a name, of more than 200 bytes, or with a slash or an unprintable character in it ({odd[0][:40]!r}); rename it')
-    if odd := set(table['split']) - set(SPLITS): raise BadInput(f'{src/"manifest.csv"}: has the split {sorted(map(str, odd))[0]}; understood are train, valid and test')
-    both = table.groupby('subject')['split'].nunique()
-    if (both > 1).any(): raise BadInput(f"{src/'manifest.csv'}: subject '{both.idxmax()}' is in two splits; a subject belongs to one")
-    if not len(table): raise BadInput(f'{src/"manifest.csv"}: has no rows; list a slice in each')
-    if odd := [z for z in table['z'] if not re.fullmatch('[0-9]{1,6}', z)]: raise BadInput(f'{src/"manifest.csv"}: has a z that is no whole number below a million ({odd[0][:40]!r}); count slices from 0')
+    path = src/'manifest.csv'
+    advice = 'it lists file, subject, z and split of each slice'
+    if not path.is_file(): raise BadInput(f'{path}: there is no such file; {advice}')
+    table = read_table(path, advice)
+    if missing := set(_SLICE_COLUMNS) - set(table.columns):
+        raise BadInput(f'{path}: has no column {sorted(missing)[0]}; it needs file, subject, z and split')
+    _check_slice_subjects(table, path)
+    if not len(table): raise BadInput(f'{path}: has no rows; list a slice in each')
+    if odd := [z for z in table['z'] if not re.fullmatch('[0-9]{1,6}', z)]:
+        raise BadInput(f'{path}: has a z that is no whole number below a million ({odd[0][:40]!r}); '
+                       'count slices from 0')
     table = table.assign(z=table['z'].astype(int))
-    if table.duplicated(['subject', 'z']).any(): raise BadInput(f'{src/"manifest.csv"}: lists a slice of a subject twice; keep one')
+    if table.duplicated(['subject', 'z']).any():
+        raise BadInput(f'{path}: lists a slice of a subject twice; keep one')
     return table
+
+# %% ../nbs/01_convert.ipynb #15370fd3
+def _check_slice_subjects(table, path):
+    "Complain of a subject that cannot name a file, of an unknown split, and of a subject in two splits"
+    if odd := [s for s in table['subject'] if not _names_a_file(s)]:
+        raise BadInput(f'{path}: has a subject without a name, of more than 200 bytes, '
+                       f'or with a slash or an unprintable character in it ({odd[0][:40]!r}); rename it')
+    if odd := set(table['split']) - set(SPLITS):
+        raise BadInput(f'{path}: has the split {sorted(map(str, odd))[0]}; understood are train, valid and test')
+    both = table.groupby('subject')['split'].nunique()
+    if (both > 1).any():
+        raise BadInput(f"{path}: subject '{both.idxmax()}' is in two splits; a subject belongs to one")
+
+def _names_a_file(subject):
+    return re.fullmatch(r'[^/\\]+', subject) and printable(subject) == subject and len(subject.encode()) <= 200
 
 # %% ../nbs/01_convert.ipynb #8d881812
 def _import_slice(src, part, row):
@@ -209,7 +234,11 @@ def _import_slice(src, part, row):
         (part/row['split']/kind).mkdir(parents=True, exist_ok=True)
         arrays.append(read_png(src/kind/row['file'], 'L'))
     grey, labels = arrays
-    if grey.shape != labels.shape: raise BadInput(f"{src/'masks'/row['file']}: its size {labels.shape} differs from its image's {grey.shape}; give the mask of this slice")
-    mask = liver_mask(Volume(labels, None, None, None, src/'masks'/row['file']), option='')
+    path = src/'masks'/row['file']
+    if grey.shape != labels.shape:
+        raise BadInput(f"{path}: its size {labels.shape} differs from its image's {grey.shape}; "
+                       'give the mask of this slice')
+    mask = liver_mask(Volume(labels, None, None, None, path), option='')
     case = Case(row['subject'], row['split'], None)
-    return dict(subject=case.subject, split=case.split, z=row['z'], **_save(part, case, row['z'], grey, mask), dx='', dy='', dz='', source=f"images/{row['file']}")
+    saved, source = _save(part, case, row['z'], grey, mask), f"images/{row['file']}"
+    return dict(subject=case.subject, split=case.split, z=row['z'], **saved, dx='', dy='', dz='', source=source)

@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from PIL import Image
 with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is imported, and tqdm asks for a widget
     warnings.simplefilter('ignore')
-    from fastai.vision.all import (ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform, MaskBlock, PILMask,
-                                   Normalize, PadMode, PILImage, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock, aug_transforms, default_device, imagenet_stats, torch)
+    from fastai.vision.all import (
+        ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform,
+        MaskBlock, Normalize, PadMode, PILImage, PILMask, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock,
+        aug_transforms, default_device, imagenet_stats, torch)
 
 from .manifest import read_manifest
 from .pixels import as_windows, form, read_form, read_slice, resize_mask
 from .recipe import CODES
 from .work import BadInput
-
 
 # %% ../nbs/02_data.ipynb #941b53b5
 def split_by_subject(
@@ -58,8 +59,12 @@ def training_table(
     "The slices to train on and to validate on; raises `BadInput`"
     table = read_manifest(folder, ('train', 'valid'))
     blind = table.loc[table['mask'] == '', 'image']
-    if len(blind): raise BadInput(f"{Path(folder)/blind.iloc[0]}: is in the split train or valid and has no mask in manifest.csv; add the mask, or make its split test")
-    if not (table['split'] == 'train').any(): raise BadInput(f"{Path(folder)/'manifest.csv'}: has no training slice with a mask; put subjects under train/nii and convert again")
+    if len(blind):
+        raise BadInput(f'{Path(folder)/blind.iloc[0]}: is in the split train or valid and has no mask in manifest.csv; '
+                       'add the mask, or make its split test')
+    if not (table['split'] == 'train').any():
+        raise BadInput(f"{Path(folder)/'manifest.csv'}: has no training slice with a mask; "
+                       'put subjects under train/nii and convert again')
     given = (table['split'] == 'valid').to_numpy()
     draw = dict(subject=split_by_subject, slice=split_by_slice)[split]
     return table.assign(is_valid=given if given.any() else draw(table, valid, seed))
@@ -74,9 +79,10 @@ def augmentations(
     how: str = 'mild', # a name in AUGMENT, or 'none'
     flip: bool = False, # mirror left and right in every second picture
 ) -> list: # fastai batch transforms
-    "Rotation, zoom about any point, light, and left–right flips; 'spots' adds spots to livers, 'scanner' other scanners, 'full' both"
+    "Rotation, zoom, light and left–right flips; 'spots' adds spots to livers, 'scanner' other scanners, 'full' both"
     if how == 'none': return []
-    moved = aug_transforms(do_flip=flip, max_warp=0., p_affine=.75, p_lighting=.5, pad_mode=PadMode.Zeros, **AUGMENT[how])
+    moved = aug_transforms(do_flip=flip, max_warp=0., p_affine=.75, p_lighting=.5, pad_mode=PadMode.Zeros,
+                           **AUGMENT[how])
     return [*moved, *[Spots()]*(how in ('spots', 'full')), *[Scanner()]*(how in ('scanner', 'full'))]
 
 # %% ../nbs/02_data.ipynb #c470aaad
@@ -84,7 +90,8 @@ def spot(
     liver, # tensor (n, h, w), > 0 in the liver
 ) -> torch.Tensor: # (n, h, w), 0 outside and up to 1 within
     "A wavy ellipse about a random pixel of each liver, of random size and direction, cut off at the liver's edge"
-    (_, h, w), draw = liver.shape, lambda low, high: torch.empty(len(liver), 1, 1, device=liver.device).uniform_(low, high)
+    _, h, w = liver.shape
+    def draw(low, high): return torch.empty(len(liver), 1, 1, device=liver.device).uniform_(low, high)
     at = torch.multinomial((liver > 0).flatten(1) + 1e-9, 1)[:, :, None]
     y, x = torch.arange(h, device=at.device)[:, None] - at//w, torch.arange(w, device=at.device) - at%w
     turn, stretch, radius = draw(0, torch.pi), draw(.6, 1), w*draw(-4.6, -1.6).exp()
@@ -94,7 +101,7 @@ def spot(
 
 # %% ../nbs/02_data.ipynb #e4a897c7
 class Spots(ItemTransform):
-    "Paint up to three spots, darker or a little brighter, into seven of ten livers of a batch; the masks stay as they are"
+    "Paint up to three spots, darker or a little brighter, into seven of ten livers of a batch; the masks stay"
     split_idx, order = 0, 50 # in training, after the picture was moved and lit
     def encodes(self, xy):
         x, y = xy
@@ -106,7 +113,7 @@ class Spots(ItemTransform):
 
 # %% ../nbs/02_data.ipynb #b8bb6726
 class Scanner(DisplayedTransform):
-    "Pictures as from other scanners: contrast phase and calibration (gamma, gain, shift), kernel (soft to sharp) and dose (noise)"
+    "Pictures as from other scanners: contrast and calibration (gamma, gain, shift), kernel (soft, sharp), dose (noise)"
     split_idx, order = 0, 60 # in training, after the picture was moved
     def encodes(self, x: TensorImage):
         draw = lambda low, high: torch.empty(len(x), 1, 1, 1, device=x.device).uniform_(low, high)
@@ -132,7 +139,7 @@ class Windows(DisplayedTransform):
 
 # %% ../nbs/02_data.ipynb #a909f24a
 class ShrinkMask(DisplayedTransform):
-    "A mask brought to a square, shrunk by area or enlarged by nearest, before fastai's `Resize` would take the nearest pixels"
+    "A mask brought to a square, shrunk by area or enlarged by nearest, before fastai's `Resize` takes nearest pixels"
     order = 0 # Resize has 1
     def __init__(self, size): self.size = (size, size) # pixels
     def encodes(self, x: PILMask): return PILMask(Image.fromarray(resize_mask(np.asarray(x), self.size)))
@@ -140,7 +147,8 @@ class ShrinkMask(DisplayedTransform):
 # %% ../nbs/02_data.ipynb #495897f9
 def _slice_block(form):
     "The block for a data set's slices"
-    return ImageBlock if form['bits'] == 8 else TransformBlock(HUImage.create, batch_tfms=[Windows(as_windows(form['window'])), IntToFloatTensor])
+    if form['bits'] == 8: return ImageBlock
+    return TransformBlock(HUImage.create, batch_tfms=[Windows(as_windows(form['window'])), IntToFloatTensor])
 
 def liver_block(
     folder, # where the manifest's paths start
@@ -165,9 +173,10 @@ class ShareDL(TfmdDL):
         if self.share is None or not self.shuffle: return super().get_idxs()
         liver = (self.dataset.items['liver_px'] > 0).to_numpy()
         pools = [self._endless(np.flatnonzero(liver == kind)) for kind in (False, True)]
-        steps = np.arange(0, self.n, self.bs)
-        due = np.diff(np.floor(np.append(steps, self.n)*self.share + .5)).astype(int) # so that the share holds over batches, too
-        return [int(next(pools[kind])) for n, size in zip(due, np.diff(np.append(steps, self.n))) for kind in [True]*n + [False]*(size - n)]
+        ends = np.append(np.arange(0, self.n, self.bs), self.n)
+        with_liver = np.diff(np.floor(ends*self.share + .5)).astype(int) # so that the share holds over batches, too
+        kinds = [kind for n, size in zip(with_liver, np.diff(ends)) for kind in [True]*n + [False]*(size - n)]
+        return [int(next(pools[kind])) for kind in kinds]
     def _endless(self, items):
         while True: yield from self.rng.sample(items.tolist(), len(items))
 
@@ -188,14 +197,18 @@ def liver_dls(
     train = table[~table['is_valid']]
     if share is not None: _both_kinds(folder, train)
     bs = min(bs, len(train)) # fastai drops a last batch that is not full
-    return liver_block(folder, size, augment, flip).dataloaders(table, bs=bs, device=device or default_device(), num_workers=num_workers,
-                                                               dl_type=ShareDL, dl_kwargs=(dict(share=share), {}))
+    return liver_block(folder, size, augment, flip).dataloaders(
+        table, bs=bs, device=device or default_device(), num_workers=num_workers,
+        dl_type=ShareDL, dl_kwargs=(dict(share=share), {}))
 
 # %% ../nbs/02_data.ipynb #bc258f57
 def _both_kinds(folder, train):
     "A share can be had only of what is there"
     n = int((train['liver_px'] > 0).sum())
-    if not 0 < n < len(train): raise BadInput(f"{folder}: {n} of its {len(train)} training slices show liver, so that no share of them can be chosen; train without --liver-share")
+    if not 0 < n < len(train):
+        raise BadInput(f'{folder}: {n} of its {len(train)} training slices show liver, '
+                       'so that no share of them can be chosen; train without --liver-share')
 
 # %% ../nbs/02_data.ipynb #a49118a2
-MASK_LOOK = dict(cmap=ListedColormap([(0, 0, 0, 0), (1, .5, 0, 1)]), vmin=0, vmax=1) # how show_batch and show_results draw a mask
+# how show_batch and show_results draw a mask
+MASK_LOOK = dict(cmap=ListedColormap([(0, 0, 0, 0), (1, .5, 0, 1)]), vmin=0, vmax=1)

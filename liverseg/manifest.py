@@ -53,25 +53,32 @@ def read_manifest(
 # %% ../nbs/22_manifest.ipynb #13de1cd8
 def _check_rows(table, path):
     "Complain of a row that cannot be used, naming it"
-    no_z = ~table['z'].between(-1e6, 1e6) | (table['z'] % 1 != 0)
-    odd = table[~table['split'].isin(SPLITS) | no_z | (table['subject'] == '')]
+    odd = table[~table['split'].isin(SPLITS) | ~_is_slice_number(table['z']) | (table['subject'] == '')]
     if len(odd):
-        raise BadInput(f'{path}: line {odd.index[0] + 2} has no subject, no z or a split other than '
-                       f'{", ".join(SPLITS)}; mend it or convert again')
-    flat = table[(table[['dx', 'dy', 'dz']] <= 0).any(axis=1) | np.isinf(table[['dx', 'dy', 'dz']]).any(axis=1)]
+        raise BadInput(f'{path}: line {odd.index[0] + 2} has no subject, no z '
+                       f'or a split other than {", ".join(SPLITS)}; mend it or convert again')
+    lengths = table[['dx', 'dy', 'dz']]
+    flat = table[((lengths <= 0) | np.isinf(lengths)).any(axis=1)]
     if len(flat):
-        raise BadInput(f'{path}: line {flat.index[0] + 2} has a dx, dy or dz that is no length in mm; mend it, leave '
-                       'it empty, or convert again')
-    twice = table[table.duplicated(['subject', 'z'])]
-    if len(twice):
-        raise BadInput(f"{path}: line {twice.index[0] + 2} has the same subject and z as a line before; keep one")
-    home = table.groupby('subject')['split'].nunique()
-    if (home > 1).any():
-        raise BadInput(f"{path}: subject '{home.idxmax()}' is in more than one split; give each subject one")
+        raise BadInput(f'{path}: line {flat.index[0] + 2} has a dx, dy or dz that is no length in mm; '
+                       'mend it, leave it empty, or convert again')
+    _check_once(table, path)
     for name in (*table['image'], *table.loc[table['mask'] != '', 'mask']):
         if not os.path.isfile(path.parent/name):
             raise BadInput(f'{path.parent/name}: is in the manifest but not on disk; convert again')
     return table.astype({'z': int})
+
+def _is_slice_number(z): return z.between(-1e6, 1e6) & (z % 1 == 0)
+
+# %% ../nbs/22_manifest.ipynb #441f4267
+def _check_once(table, path):
+    "Complain of a slice that is there twice, and of a subject in two splits"
+    twice = table[table.duplicated(['subject', 'z'])]
+    if len(twice):
+        raise BadInput(f'{path}: line {twice.index[0] + 2} has the same subject and z as a line before; keep one')
+    home = table.groupby('subject')['split'].nunique()
+    if (home > 1).any():
+        raise BadInput(f"{path}: subject '{home.idxmax()}' is in more than one split; give each subject one")
 
 # %% ../nbs/22_manifest.ipynb #c820b5aa
 def check_slices(

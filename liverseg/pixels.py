@@ -49,6 +49,7 @@ def form(
     window = pairs[0] if len(pairs) == 1 else pairs
     return dict(window=window, bits=bits, classes=CODES, liverseg=__version__)
 
+
 # %% ../nbs/21_pixels.ipynb #a688300c
 def form_options(
     form: dict, # what the pixels mean; a model's description has it, too
@@ -114,8 +115,9 @@ def read_slice(
     form: dict = form(), # what its pixels mean
 ) -> np.ndarray: # uint8 (h, w) for one window, uint8 (h, w, 3) for three, float32 (h, w) in HU for 16 bits
     "A slice; raises `BadInput`"
-    of_greys = 'RGB' if len(as_windows(form['window'])) == 3 else 'L'
-    return unpacked(read_png(path, 'I;16' if form['bits'] == 16 else of_greys))
+    if form['bits'] == 16: return unpacked(read_png(path, 'I;16'))
+    return read_png(path, 'RGB' if len(as_windows(form['window'])) == 3 else 'L')
+
 
 # %% ../nbs/21_pixels.ipynb #717cf467
 def shown(

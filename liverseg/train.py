@@ -14,14 +14,16 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from .data import MASK_LOOK, liver_dls, training_table # first: it imports fastai without its warning
+# liverseg.data first: it imports fastai without its warning
+from .data import MASK_LOOK, liver_dls, training_table
 from .manifest import check_slices, content_hash
 from fastcore.meta import delegates
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from fastai.vision.all import Callback, Learner, Metric, MixedPrecision, OptimWrapper, num_distrib, rank_distrib, set_seed, unet_learner
+from fastai.vision.all import (
+    Callback, Learner, Metric, MixedPrecision, OptimWrapper, num_distrib, rank_distrib, set_seed, unet_learner)
 from fastai.callback.training import GradientClip
 from safetensors.torch import load_file
 
@@ -40,7 +42,7 @@ from .work import BadInput, check_target, staged, staging, watched
 
 # %% ../nbs/03_train.ipynb #fd2dde02
 class CaseDice(Metric):
-    "Mean over the validation subjects of the Dice of all their slices together; a subject with neither true nor predicted liver is left out"
+    "Mean over subjects of the Dice of all slices of each; a subject with neither true nor predicted liver is left out"
     def reset(self): self.at, self.counts = 0, Counter()
     def accumulate(self, learn):
         if not hasattr(learn.dl, 'items'): return # a single batch, as show_results makes it
@@ -83,11 +85,11 @@ def liver_learner(
 ) -> Learner: # frozen, where pretrained
     "A UNet with the Dice of whole cases; raises `BadInput`"
     trained = pretrained_encoder(arch, weights) if pretrained else None
-    fused = torch.device(dls.device).type in ('cpu', 'cuda') or None # elsewhere torch chooses
-    kwargs = dict(loss_func=loss or liver_loss(), metrics=CaseDice(), opt_func=partial(OptimWrapper, opt=torch.optim.AdamW, eps=1e-5, fused=fused), splitter=param_groups,
-                  cbs=[GradientClip(1.), *in_precision(precision, dls.device)]) | kwargs
+    kwargs = dict(loss_func=loss or liver_loss(), metrics=CaseDice(), opt_func=_adamw(dls.device),
+                  splitter=param_groups, cbs=[GradientClip(1.), *in_precision(precision, dls.device)]) | kwargs
     if decoder == 'light': learn = Learner(dls, LightUNet(encoder(arch)), **kwargs)
-    else: learn = unet_learner(dls, partial(_whole, arch), cut=-1, pretrained=False, normalize=False, n_out=len(CODES), last_cross=decoder == 'reference', **kwargs)
+    else: learn = unet_learner(dls, partial(_whole, arch), cut=-1, pretrained=False, normalize=False,
+                               n_out=len(CODES), last_cross=decoder == 'reference', **kwargs)
     learn.model.to(dls.device, memory_format=torch.channels_last)
     if trained is not None:
         learn.model[0].load_state_dict(trained.state_dict())
@@ -98,6 +100,11 @@ def liver_learner(
 def _whole(arch, pretrained):
     "An encoder as `unet_learner` wants it: with something after it to cut off"
     return torch.nn.Sequential(*encoder(arch), torch.nn.Identity())
+
+def _adamw(device):
+    "PyTorch's AdamW as fastai takes it, fused where that is to be had; elsewhere torch chooses"
+    fused = torch.device(device).type in ('cpu', 'cuda') or None
+    return partial(OptimWrapper, opt=torch.optim.AdamW, eps=1e-5, fused=fused)
 
 # %% ../nbs/03_train.ipynb #f54bfebf
 class BFloat16(Callback):
@@ -117,13 +124,14 @@ def in_precision(
 ) -> list: # callbacks
     "What a learner needs to run in that precision"
     kind = torch.device(device).type
-    if precision == 'auto': precision = _best(kind)
+    if precision == 'auto': precision = _fastest_precision(kind)
     return dict(fp32=[], bf16=[BFloat16()], fp16=[MixedPrecision()] if kind == 'cuda' else [])[precision]
 
-def _best(kind):
-    "The precision that is fastest there and as good: bf16 on cards and processors with units for it, else fp16 on cards"
-    if kind == 'cpu': return 'bf16' if any(getattr(torch.cpu, f'_is_{units}_supported', bool)() for units in ('amx_tile', 'avx512_bf16')) else 'fp32'
-    return ('bf16' if torch.cuda.is_bf16_supported() else 'fp16') if kind == 'cuda' else 'fp32'
+def _fastest_precision(kind):
+    "The fastest there that is as good: bf16 on cards and processors with units for it, else fp16 on cards"
+    if kind == 'cuda': return 'bf16' if torch.cuda.is_bf16_supported() else 'fp16'
+    units = [getattr(torch.cpu, f'_is_{name}_supported', bool) for name in ('amx_tile', 'avx512_bf16')]
+    return 'bf16' if kind == 'cpu' and any(there() for there in units) else 'fp32'
 
 # %% ../nbs/03_train.ipynb #0352855d
 def fit(
@@ -139,7 +147,8 @@ def fit(
     if first and not done: learn.fit_one_cycle(1, lr)
     if first: learn.unfreeze()
     if opt and done > first: learn.opt.load_state_dict(opt)
-    if epochs > max(first, done): learn.fit_one_cycle(epochs - first, slice(lr/2, lr) if first else lr, start_epoch=max(done - first, 0))
+    rates = slice(lr/2, lr) if first else lr
+    if epochs > max(first, done): learn.fit_one_cycle(epochs - first, rates, start_epoch=max(done - first, 0))
 
 # %% ../nbs/03_train.ipynb #8307747a
 def _pairs(learn, n=4):
@@ -153,7 +162,8 @@ def _pairs(learn, n=4):
 def _with_liver(learn, n):
     "Validation slices that show liver, of different subjects and heights"
     items = learn.dls.valid_ds.items
-    by = [g for _, g in (items[items['liver_px'] > 0] if items['liver_px'].any() else items).groupby('subject', sort=False)][:n]
+    if items['liver_px'].any(): items = items[items['liver_px'] > 0]
+    by = [g for _, g in items.groupby('subject', sort=False)][:n]
     each = -(-n//len(by))
     best = pd.concat([g.iloc[np.unique(np.linspace(0, len(g) - 1, each + 2).round().astype(int)[1:-1])] for g in by])
     return learn.dls.test_dl(best.head(n), with_labels=True, bs=n)
@@ -166,17 +176,22 @@ def recipe_from(
     form: dict, # what the pixels of the slices mean
     **given, # what was asked for, as in Recipe
 ) -> Recipe:
-    "The recipe, with what the network to start from decides, which needs no ImageNet weights; raises `BadInput` for a conflict"
+    "The recipe, with what the network to start from decides; raises `BadInput` for a conflict"
     if start is None: return Recipe(**given)
     if wasted := [k for k in ('weights', 'pretrained') if given.get(k)]:
-        raise BadInput(f"{start}: is a trained network, which needs no ImageNet weights, and {wasted[0]} was given; leave --{wasted[0]} away, or train without --from")
+        raise BadInput(f'{start}: is a trained network, which needs no ImageNet weights, and {wasted[0]} was given; '
+                       f'leave --{wasted[0]} away, or train without --from')
     meta = read_meta(model_path(start))
     for k in DECIDED:
         if given.get(k, meta[k]) != meta[k]:
-            raise BadInput(f'{start}: has {k} {meta[k]}, and {given[k]} was asked for; leave --{k} away, or train without --from')
+            raise BadInput(f'{start}: has {k} {meta[k]}, and {given[k]} was asked for; '
+                           f'leave --{k} away, or train without --from')
     ours, theirs = form_options(form), form_options(meta)
-    if ours != theirs: raise BadInput(f'{start}: was trained on slices of {theirs}, these are of {ours}; convert with {theirs}, or train without --from')
-    return Recipe(start=start if isinstance(start, str) else str(Path(start).resolve()), **(given | {k: meta[k] for k in DECIDED} | dict(pretrained=False, weights=None)))
+    if ours != theirs:
+        raise BadInput(f'{start}: was trained on slices of {theirs}, these are of {ours}; '
+                       f'convert with {theirs}, or train without --from')
+    decided = {k: meta[k] for k in DECIDED} | dict(pretrained=False, weights=None)
+    return Recipe(start=start if isinstance(start, str) else str(Path(start).resolve()), **(given | decided))
 
 # %% ../nbs/03_train.ipynb #cddc9ae8
 @delegates(Recipe)
@@ -187,7 +202,7 @@ def train(
     say=print, # takes what is worth telling
     **kwargs
 ) -> dict: # the description in model.json
-    "Train a model on converted slices, going on where an equal run was stopped; raises `BadInput`, and then leaves nothing"
+    "Train a model on slices, going on where an equal run was stopped; raises `BadInput`, and then leaves nothing"
     say = say if not rank_distrib() else lambda s: None
     _check_place(model)
     what, remark = read_form(data)
@@ -211,17 +226,21 @@ def _first_makes(*args):
     "`staging` in the first process; the others look on"
     return nullcontext(staged(args[0])) if rank_distrib() else staging(*args)
 
-# %% ../nbs/03_train.ipynb #28f9d237
 def _check_place(model):
     "Complain if no model must be written there"
-    if model == SHIPPED: raise BadInput(f'{model}: is the name of the network that ships; give another one, or ./{model}')
+    if model == SHIPPED:
+        raise BadInput(f'{model}: is the name of the network that ships; give another one, or ./{model}')
     check_target(model, MODEL_FILES, 'model.json')
 
+
+# %% ../nbs/03_train.ipynb #5ba9a936
 def _origin(r, data, form, table, device):
     "All that decides what comes out: a run that was stopped is taken up only if it is the same"
     libraries = dict(version=__version__, torch=torch.__version__)
     rows = hashlib.sha256(table[['image', 'subject', 'liver_px']].to_csv(index=False).encode()).hexdigest()[:16]
-    return dict(asdict(r), started=_inherited(r.start).get('start'), data=data, form=form, rows=rows, device=torch.device(device).type, processes=max(num_distrib(), 1), **libraries)
+    where = dict(device=torch.device(device).type, processes=max(num_distrib(), 1))
+    started = _inherited(r.start).get('start')
+    return dict(asdict(r), started=started, data=data, form=form, rows=rows, **where, **libraries)
 
 def _learner(data, table, r, device):
     "The learner that a recipe describes"
@@ -239,9 +258,11 @@ def run(
     lr: float = 1e-3, # the highest learning rate
 ):
     "Take up or begin the training, and end with the weights to keep"
-    with warnings.catch_warnings(), nullcontext() if watched() and not rank_distrib() else learn.no_bar(), learn.no_logging(), distributed(learn):
+    bar = nullcontext() if watched() and not rank_distrib() else learn.no_bar()
+    with warnings.catch_warnings(), bar, learn.no_logging(), distributed(learn):
         warnings.filterwarnings('ignore', 'Your generator is empty') # no validation slices, which has been said
-        if keeper.save == 'average': keeper.average = MovingAverage(learn.model, keeper.epochs*len(learn.dls.train)//max(num_distrib(), 1))
+        steps = keeper.epochs*len(learn.dls.train)//max(num_distrib(), 1)
+        if keeper.save == 'average': keeper.average = MovingAverage(learn.model, steps)
         done, opt = keeper.take_up(learn)
         with learn.added_cbs([keeper, *filter(None, [keeper.average])]): fit(learn, keeper.epochs, lr, done, opt)
     if not rank_distrib(): learn.model.load_state_dict(load_file(keeper.folder/'.done/kept.safetensors'))
@@ -249,10 +270,13 @@ def run(
 # %% ../nbs/03_train.ipynb #6cbb2aa3
 def _keep(learn, r, form, table, keeper, data):
     "Save the trained network, its description with the temperature, and its pictures in `learn.path`"
-    more = {k: v for k, v in asdict(r).items() if k not in ('arch', 'size', 'decoder', 'weights', 'start')} | _inherited(r.start)
-    last = {k: round(v, 6) for k, v in keeper.rows[keeper.kept[0] - 1].items() if isinstance(v, float) and math.isfinite(v)}
+    own = ('arch', 'size', 'decoder', 'weights', 'start') # said apart, or of this machine alone
+    more = {k: v for k, v in asdict(r).items() if k not in own} | _inherited(r.start)
+    kept = keeper.kept[0] # the epoch
+    last = {k: round(v, 6) for k, v in keeper.rows[kept - 1].items() if isinstance(v, float) and math.isfinite(v)}
     subjects = _subjects(table, more.pop('seen', ()))
-    meta = describe(r.arch, r.size, form, r.decoder, **more, kept_epoch=keeper.kept[0], subjects=subjects, data=data, metrics=last)
+    more |= dict(kept_epoch=kept, subjects=subjects, data=data, metrics=last)
+    meta = describe(r.arch, r.size, form, r.decoder, **more)
     if rank_distrib(): return meta
     meta['temperature'] = fit_temperature(learn.model, learn.dls.valid)
     save_model(learn.model, meta, learn.path)
@@ -263,23 +287,30 @@ def _keep(learn, r, form, table, keeper, data):
 def _say_split(table, r, say):
     "Tell what is trained on, what is not, and what is wrong with the validation"
     t, v = table[~table['is_valid']], table[table['is_valid']]
-    say(f"training on {len(t)} slices of {t['subject'].nunique()} subject(s)" + (f", validating on {len(v)} of {v['subject'].nunique()}" if len(v) else ''))
-    if not len(v): say('there is no subject left for validation: training without it, so judge the model on test subjects only')
-    if r.split == 'slice' and not (table['split'] == 'valid').any(): say('the split is by slice: neighbouring slices are on both sides, and the validation Dice is flattered')
+    valid = f", validating on {len(v)} of {v['subject'].nunique()}" if len(v) else ''
+    say(f"training on {len(t)} slices of {t['subject'].nunique()} subject(s){valid}")
+    if not len(v):
+        say('there is no subject left for validation: '
+            'training without it, so judge the model on test subjects only')
+    if r.split == 'slice' and not (table['split'] == 'valid').any():
+        say('the split is by slice: neighbouring slices are on both sides, and the validation Dice is flattered')
     if seen := sorted(set(_inherited(r.start).get('seen', ())) & set(v['subject'])):
-        say(f"{len(seen)} validation subject(s), {seen[0]} first, were in the training of the network that this one starts from: the validation Dice is flattered")
+        say(f'{len(seen)} validation subject(s), {seen[0]} first, were in the training of the network '
+            'that this one starts from: the validation Dice is flattered')
 
+# %% ../nbs/03_train.ipynb #c2099fb7
 def _subjects(table, seen=()):
     "Who was trained on, those included that the network had seen before, and who was validated on"
-    names = {name: set(table.loc[table['is_valid'] == flag, 'subject']) for name, flag in (('train', False), ('valid', True))}
-    names['train'] |= set(seen)
-    return {name: sorted(found) for name, found in names.items()}
+    valid, names = table['is_valid'], table['subject']
+    found = dict(train=set(names[~valid]) | set(seen), valid=set(names[valid]))
+    return {split: sorted(subjects) for split, subjects in found.items()}
 
 def _inherited(start):
     "What a network takes over from the one that it started from: who that one has seen, and its licence"
     if start is None: return {}
     meta = read_meta(model_path(start))
-    return dict(start=meta.get('sha256', 'unknown')[:16], seen=meta.get('subjects', {}).get('train', [])) | {k: meta[k] for k in ('licence',) if k in meta}
+    licence = {k: meta[k] for k in ('licence',) if k in meta}
+    return dict(start=meta.get('sha256', 'unknown')[:16], seen=meta.get('subjects', {}).get('train', [])) | licence
 
 # %% ../nbs/03_train.ipynb #87ebd21d
 def draw(

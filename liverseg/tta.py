@@ -17,7 +17,7 @@ from .pixels import prepare
 
 # %% ../nbs/04_tta.ipynb #086b5240
 def _library(x):
-    "NumPy for arrays, torch for tensors, whose functions have the same names; tensors exist only where torch was imported"
+    "NumPy for arrays, torch for tensors: same names; tensors exist only where torch was imported"
     return np if isinstance(x, np.ndarray) else sys.modules['torch']
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Scale:
     def undo(self, y): return Scale(1/self.by).apply(y)
 
 def _between(n, at):
-    "The matrix that reads a row of `n` pixels at these places, between two of them the mean by distance, outside the edge's"
+    "The matrix that reads a row of `n` pixels at these places: linear between two of them, outside the edge's"
     return np.maximum(0, 1 - abs(np.asarray(at).clip(0, n - 1)[:, None] - np.arange(n))).astype(np.float32)
 
 def _like(x, a): return a if isinstance(x, np.ndarray) else x.new_tensor(a)
@@ -183,7 +183,8 @@ def _home(net):
 def _enlarged(maps, shape):
     "Maps (k, h, w) on another grid, between two pixels the mean by distance, as an array"
     if not isinstance(maps, np.ndarray):
-        return _library(maps).nn.functional.interpolate(maps[None], shape, mode='bilinear', align_corners=False)[0].cpu().numpy()
+        larger = _library(maps).nn.functional.interpolate(maps[None], shape, mode='bilinear', align_corners=False)
+        return larger[0].cpu().numpy()
     rows, cols = (_between(n, (np.arange(m) + .5)*n/m - .5) for n, m in zip(maps.shape[1:], shape))
     return rows @ maps @ cols.T
 

@@ -123,7 +123,8 @@ def test_command_line_with_a_file(weights, png, tmp_path):
 
 def test_command_line_without_either(png, tmp_path):
     "No cache and no network (a proxy where nobody listens): one sentence, no model"
-    env = {'TORCH_HOME': str(tmp_path / 'torch'), 'https_proxy': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9'}
+    nowhere = 'http://127.0.0.1:9'
+    env = {'TORCH_HOME': str(tmp_path / 'torch'), 'https_proxy': nowhere, 'HTTPS_PROXY': nowhere}
     done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--device', 'cpu', ok=1, env=env)
     said = [line for line in done.stderr.splitlines() if line.startswith('liverseg: ')]
     assert len(said) == 1 and 'resnet34-b627a593.pth' in said[0] and '--no-pretrained' in said[0]
