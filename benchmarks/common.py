@@ -13,7 +13,7 @@ from liverseg.convert import convert, import_slices
 from liverseg.cases import SPLITS
 from liverseg.pixels import resize_mask
 from liverseg.pixels import read_slice_mask, read_slice
-from liverseg.metrics import case_table, slice_row, summarise
+from liverseg.tables import case_table, slice_row, summarise
 from liverseg.phantom import Subject, make_subject, write_subject
 from liverseg.train import in_precision
 from liverseg.tta import slice_probs

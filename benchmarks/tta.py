@@ -16,7 +16,7 @@ from common import HERE, REAL, WORK, joint, machine, rows, write
 
 
 def main():
-    from liverseg.metrics import bootstrap_mean, case_table, summarise
+    from liverseg.tables import bootstrap_mean, case_table, summarise
     from liverseg.data import training_table
     from liverseg.manifest import read_manifest
     from liverseg.save import load_model

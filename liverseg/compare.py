@@ -16,7 +16,8 @@ from scipy.stats import wilcoxon
 
 from .manifest import read_table
 from .cases import liver_mask, NoLiver, read_volume, spacing_known
-from .metrics import MEASURES, TOLERANCE, bootstrap_mean, case_table, distances, slice_row, summarise
+from .metrics import TOLERANCE, distances
+from .tables import MEASURES, bootstrap_mean, case_table, slice_row, summarise
 from .report import REPORT_FILES, compared_section, with_section, write_report
 from .show import outline, show_slices
 from .volume import check_same_grid, to_slices

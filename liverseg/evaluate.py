@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from .manifest import read_manifest
-from .metrics import TOLERANCE, case_table, distances, slice_row, summarise
+from .metrics import distances, near_liver, TOLERANCE
+from .tables import case_table, slice_row, summarise
 from .models import open_model
 from .pixels import form_options, read_form, read_slice, read_slice_mask, shown
 from .report import REPORT_FILES, write_report
 from .show import outline, show_slices
-from .temperature import near_liver
 from .tta import slice_probs, tta_remark
 from .work import BadInput, check_target, track
 
@@ -132,8 +132,9 @@ def evaluate(
 ) -> dict: # what summary.json holds
     "Measure a model on one split and write the report; raises `BadInput`"
     check_target(report, REPORT_FILES, 'summary.json')
+    table = read_manifest(data) # before a network is loaded for nothing
     net, meta, name = open_model(model, device)
-    table = _measurable(data, split, meta, say)
+    table = _measurable(data, table, split, meta, say)
     if remark := tta_remark(meta, tta): say(remark)
     bins = Reliability()
     slices, far = evaluate_slices(net, meta, data, table, tta, bs, tolerance, bins)
@@ -151,9 +152,9 @@ def _told_of(meta, name, bins):
     return dict(calibration=bins.told(), model=dict(told, temperature=meta.get('temperature', 1.), name=name))
 
 # %% ../nbs/05_evaluate.ipynb #8f44c043
-def _measurable(data, split, meta, say):
+def _measurable(data, table, split, meta, say):
     "The rows of `split` that have masks; says what must be known about them"
-    table, place = _split_rows(data, split, meta.get('subjects', {})), Path(data)/'manifest.csv'
+    table, place = _split_rows(table, split, meta.get('subjects', {})), Path(data)/'manifest.csv'
     found, wanted = (form_options(what) for what in (read_form(data)[0], meta))
     if found != wanted:
         raise BadInput(f'{data}: was converted with {found}, the model was trained on {wanted}; convert with {wanted}')
@@ -168,9 +169,8 @@ def _measurable(data, split, meta, say):
     if seen: say(f'warning: the model was trained on {", ".join(sorted(seen))}, so this flatters it')
     return table
 
-def _split_rows(data, split, subjects):
+def _split_rows(table, split, subjects):
     "The manifest's rows of `split`; without rows marked valid, those of the subjects that training kept for validation"
-    table = read_manifest(data)
     if split == 'valid' and not (table['split'] == 'valid').any():
         return table[table['subject'].isin(subjects.get('valid', []))]
     return table[table['split'] == split]

@@ -493,7 +493,8 @@ def _hepatic(cv):
     inside = lambda q: _depth(who, q) > 5
     _pipe(cv, 'fat', [(12, 0, -30), (24, 4, -6)], (9.5, 8))
     _pipe(cv, 'portal vein', [(12, 0, -30), (26, 4, -6)], (7.5, 7))
-    portal = _vessel_tree(rng, (26, 4, -6), [(34, -6, 6), (-26, 22, 12), (22, 26, -6), (30, -10, -26)], (6, 5, 4.6, 5.5), 5,
+    portal = _vessel_tree(rng, (26, 4, -6), [(34, -6, 6), (-26, 22, 12), (22, 26, -6), (30, -10, -26)],
+                          (6, 5, 4.6, 5.5), 5,
                    inside)
     veins = _vessel_tree(rng, (21, -26, who.dome - 16), [(38, 0, -16), (14, 30, -14), (-26, 26, -10), (26, -16, -2)],
                   (6, 5, 4.6, 4.4), 5, inside)
@@ -505,7 +506,8 @@ def _lace(cv):
     "Small vessels in the lungs and in the fat of the gut"
     rng, lung, gut = np.random.default_rng([cv.who.seed, 7]), [], []
     for s in (-1, 1):
-        lung += _vessel_tree(rng, (s * 46, -14, cv.who.dome + 45), [(s * 20, -22, -22), (s * 26, 12, -14), (s * 30, -8, 8)],
+        lung += _vessel_tree(rng, (s * 46, -14, cv.who.dome + 45),
+                             [(s * 20, -22, -22), (s * 26, 12, -14), (s * 30, -8, 8)],
                       (4, 4, 4), 5)
     for z in (-40, -80, -120, -160): gut += _vessel_tree(rng, (8, 6, z), [(30, 18, -12), (-30, 18, -12)], (2.8, 2.8), 4)
     for name, tubes in (('lung', lung), ('fat', gut)):

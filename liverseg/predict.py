@@ -333,9 +333,9 @@ def predict(
 ) -> Segmentation:
     "Segment one scan and write its mask, result and preview; raises `BadInput`"
     _check_mask_place(out := Path(out), scan)
+    vol = with_spacing(read_volume(scan), spacing) # before a network is loaded for nothing
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, device)
     if segmenter is not model and (remark := tta_remark(segmenter.meta, tta)): say(remark)
-    vol = with_spacing(read_volume(scan), spacing)
     found = segmenter.segment(vol, tta, **how)
     told = found.result() | dict(made_from=_made_from(scan, segmenter, dict(how, tta=tta, spacing=spacing)))
     for note in told['warnings']: say(f'warning: {printable(str(scan))}: {note}')
