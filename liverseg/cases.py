@@ -181,8 +181,7 @@ class Case:
     subject: str
     split: str # train, valid or test
     image: Path|None # NIfTI file, or folder with a DICOM series
-    # NIfTI file, or folder with one picture per slice; None: a scan to be segmented, not measured
-    mask: Path|None = None
+    mask: Path|None = None # NIfTI file, or folder with one picture per slice; None: only to be segmented
     tumours: tuple = () # further masks, painted over the first as label 2
     liver: tuple = () # the labels that count as liver; empty: those that liver_mask understands
     names: Path|None = None # a dataset.json that tells what the labels mean

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from .metrics import DISTANCES, RULES, dice_from_counts, overlap
-from .tables import MEASURES
+from .metrics import DISTANCES, EMPTY, RULES, dice_from_counts, overlap
 
 # %% ../nbs/54_tables.ipynb #cb7c9f5a
 def slice_row(
