@@ -33,11 +33,11 @@ class Recipe:
     arch: str = 'resnet34' # Encoder; lite's ImageNet weights come with the extra liverseg[lite]
     pretrained: bool = True # Start the encoder from ImageNet weights
     weights: str|None = None # A file with those weights, if torchvision's cache lacks them and there is no network
-    start: str|None = None # Trained network to start from (liver: the one that ships), which decides --arch, --decoder and --size
+    start: str|None = None # Trained network to start from (liver: the one that ships); sets --arch, --decoder, --size
     decoder: str = 'light' # Ours, fastai's or the reference's, which costs four times as much on resnet34
-    loss: str = 'ce' # Cross entropy (ce; wce: weighted by class), Dice, both together (dice_ce), or one for rare classes
+    loss: str = 'ce' # Cross entropy (ce; wce weighs classes), Dice, both (dice_ce), or a loss for rare classes
     liver_share: float|None = None # Share of slices with liver in each batch; as they come if not given
-    augment: str = 'mild' # How training pictures are changed; spots adds tumours, scanner imitates other scanners, full does both
+    augment: str = 'mild' # How pictures are changed; spots adds tumours, scanner imitates other scanners, full both
     flip: bool = False # Mirror every second training picture, so that --tta may mirror, too
     lr: float = 1e-3 # Highest learning rate of the one-cycle schedule
     save: str = 'average' # Which weights: a moving average, those of the epoch with the best case Dice, or the last
