@@ -68,6 +68,7 @@ def _is_as_it_should_be(good, value):
     try: return good(value)
     except (TypeError, ValueError, OverflowError): return False
 
+# %% ../nbs/34_models.ipynb #f7cdbb4f
 def _people(v):
     names = lambda found: isinstance(found, list) and all(isinstance(s, str) for s in found)
     return isinstance(v, dict) and all(map(names, v.values()))
