@@ -23,7 +23,6 @@ from .show import outline, show_slices
 from .volume import check_same_grid, to_slices
 from .work import as_cell, atomic_write, BadInput, check_target, each, from_cell, printable
 
-
 # %% ../nbs/52_compare.ipynb #985b2025
 def mask_pairs(
     pred, # folder of predicted masks

@@ -23,7 +23,6 @@ from .show import outline, show_slices
 from .tta import slice_probs, tta_remark
 from .work import BadInput, check_target, track
 
-
 # %% ../nbs/05_evaluate.ipynb #2d01f88e
 BINS = 15
 OVER = ("pixels within a 32nd of the picture's side of the liver, true or predicted; "
@@ -132,9 +131,8 @@ def evaluate(
 ) -> dict: # what summary.json holds
     "Measure a model on one split and write the report; raises `BadInput`"
     check_target(report, REPORT_FILES, 'summary.json')
-    table = read_manifest(data) # before a network is loaded for nothing
-    net, meta, name = open_model(model, device)
-    table = _measurable(data, table, split, meta, say)
+    manifest, (net, meta, name) = read_manifest(data), open_model(model, device) # a wrong folder loads no network
+    table = _measurable(data, manifest, split, meta, say)
     if remark := tta_remark(meta, tta): say(remark)
     bins = Reliability()
     slices, far = evaluate_slices(net, meta, data, table, tta, bs, tolerance, bins)

@@ -29,7 +29,6 @@ def stored_as(
     now, wanted = nib.io_orientation(img.affine), nib.orientations.axcodes2ornt(codes)
     return img.as_reoriented(nib.orientations.ornt_transform(now, wanted))
 
-
 # %% ../nbs/12_nifti.ipynb #b9e6bec4
 logging.getLogger('nibabel.global').setLevel(logging.CRITICAL) # what nibabel changes in a header, we say ourselves
 
@@ -110,7 +109,6 @@ def open_nifti(
         raise BadInput(f'{path}: cannot be read as NIfTI ({_first_line(e)}); give a .nii or .nii.gz file')
     _check_opened(img, lengths, path)
     return img
-
 
 # %% ../nbs/12_nifti.ipynb #1dd9e166
 def _check_opened(img, lengths, path):

@@ -49,7 +49,6 @@ def form(
     window = pairs[0] if len(pairs) == 1 else pairs
     return dict(window=window, bits=bits, classes=CODES, liverseg=__version__)
 
-
 # %% ../nbs/21_pixels.ipynb #a688300c
 def form_options(
     form: dict, # what the pixels mean; a model's description has it, too
@@ -92,7 +91,7 @@ def read_png(
 # %% ../nbs/21_pixels.ipynb #0dc73bdd
 def read_form(
     folder, # what convert wrote
-) -> tuple: # (what liverseg.convert.form gave, a remark or '')
+) -> tuple: # (what `form` gave, a remark or '')
     "Read and check `folder`/dataset.json; raises `BadInput`"
     path = Path(folder)/'dataset.json'
     if not path.is_file():
@@ -117,7 +116,6 @@ def read_slice(
     "A slice; raises `BadInput`"
     if form['bits'] == 16: return unpacked(read_png(path, 'I;16'))
     return read_png(path, 'RGB' if len(as_windows(form['window'])) == 3 else 'L')
-
 
 # %% ../nbs/21_pixels.ipynb #717cf467
 def shown(

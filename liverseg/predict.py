@@ -30,7 +30,6 @@ from .volume import Volume, from_slices, to_slices, volume_ml
 from .nifti import write_map, write_mask
 from .work import _first_line, as_cell, atomic_write, BadInput, Note, printable, track
 
-
 # %% ../nbs/06_predict.ipynb #d01047ba
 @dataclass
 class Segmentation:

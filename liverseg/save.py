@@ -73,7 +73,6 @@ def describe(
                 window=form['window'], bits=form['bits'], mean=list(mean), std=list(std),
                 classes=CODES, versions=libraries, **more)
 
-
 # %% ../nbs/36_save.ipynb #d8f7c73b
 def load_model(
     folder, # what train wrote, or 'liver' for the network that ships

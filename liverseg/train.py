@@ -232,7 +232,6 @@ def _check_place(model):
         raise BadInput(f'{model}: is the name of the network that ships; give another one, or ./{model}')
     check_target(model, MODEL_FILES, 'model.json')
 
-
 # %% ../nbs/03_train.ipynb #5ba9a936
 def _origin(r, data, form, table, device):
     "All that decides what comes out: a run that was stopped is taken up only if it is the same"

@@ -17,7 +17,6 @@ import pandas as pd
 from .metrics import dice_from_counts
 from .work import BadInput, package_text
 
-
 # %% ../nbs/63_trust.ipynb #2d2583a2
 NOTHING = .02 # probabilities below it are taken for none
 
