@@ -200,9 +200,9 @@ def _rules_table(rules):
 
 # %% ../nbs/53_report.ipynb #a0952014
 def report_page(
-    cases: pd.DataFrame, # of liverseg.metrics.case_table
-    slices: pd.DataFrame, # rows of liverseg.metrics.slice_row
-    summary: dict, # of liverseg.metrics.summarise
+    cases: pd.DataFrame, # of liverseg.tables.case_table
+    slices: pd.DataFrame, # rows of liverseg.tables.slice_row
+    summary: dict, # of liverseg.tables.summarise
     picture: bytes = None, # a PNG of the best, median and worst case
     command: str = '', # what was typed
 ) -> str: # a whole HTML page

@@ -41,8 +41,8 @@ def show_slice(
 
 # %% ../nbs/64_show.ipynb #59fccc34
 def show_slices(
-    cases: pd.DataFrame, # of liverseg.metrics.case_table
-    slices: pd.DataFrame, # rows of liverseg.metrics.slice_row
+    cases: pd.DataFrame, # of liverseg.tables.case_table
+    slices: pd.DataFrame, # rows of liverseg.tables.slice_row
     draw, # called with (axes, subject, z)
 ) -> plt.Figure:
     "Best, median and worst case, each on the slice with the most liver"
