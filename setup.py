@@ -32,7 +32,7 @@ setup(
         'Topic :: Scientific/Engineering :: Medical Science Apps.',
     ],
     packages=find_packages(include=['liverseg', 'liverseg.*']),
-    package_data={'liverseg': ['weights/*']},
+    package_data={'liverseg': ['weights/*', 'page/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=EXTRAS,

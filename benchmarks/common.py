@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from liverseg.convert import SPLITS, convert, import_slices, resize_mask
-from liverseg.data import read_mask, read_slice
-from liverseg.evaluate import case_table, slice_row, summarise
+from liverseg.convert import convert, import_slices
+from liverseg.cases import SPLITS
+from liverseg.pixels import resize_mask
+from liverseg.pixels import read_slice_mask, read_slice
+from liverseg.tables import case_table, slice_row, summarise
 from liverseg.phantom import Subject, make_subject, write_subject
 from liverseg.train import in_precision
 from liverseg.tta import slice_probs
-from liverseg.volume import atomic_write
-from liverseg.work import whole_folder
+from liverseg.work import atomic_write, whole_folder
 
 HERE = Path(__file__).parent
 REAL = HERE.parent.parent / 'shared/data'
@@ -124,7 +125,7 @@ def free(real=REAL, work=WORK, without=(), every=4):
 
 def away(real=REAL, work=WORK):
     "Hospitals that are in no training: name to (folder, its rows); patients 1 and 17 whole, and the slices of fourteen from elsewhere"
-    from liverseg.data import read_manifest
+    from liverseg.manifest import read_manifest
     found = dict(curvas=_slices('curvas2d', real, work), ircad=_volumes('ircad', real, work))
     return {name: (folder, read_manifest(folder)) for name, folder in found.items()}
 
@@ -137,7 +138,7 @@ def rows(net, meta, data, table, tta='none', grid=None):
     "A row of counts a slice, on its own grid, or on a square of `grid` pixels to which slice and mask are brought first"
     data = Path(data)
     probs = slice_probs(net, meta, (_at(read_slice(data / f, meta), grid, Image.Resampling.BILINEAR) for f in table['image']), tta)
-    masks = (read_mask(data / r.mask, read_slice(data / r.image, meta).shape[:2]) for r in table.itertuples())
+    masks = (read_slice_mask(data / r.mask, read_slice(data / r.image, meta).shape[:2]) for r in table.itertuples())
     return pd.DataFrame([slice_row(r.subject, r.z, p > .5, m if grid is None else resize_mask(m, (grid, grid))) for r, p, m in zip(table.itertuples(), probs, masks)])
 
 

@@ -17,7 +17,7 @@ def main():
     from liverseg.metrics import case_metrics
     from liverseg.post import STEPS, clean
     from liverseg.predict import Segmenter
-    from liverseg.volume import read_volume
+    from liverseg.cases import read_volume
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--real', type=Path, default=REAL)
     parser.add_argument('--work', type=Path, default=WORK)

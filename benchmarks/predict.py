@@ -34,7 +34,7 @@ def model_of(net, folder):
     "A model folder with random weights"
     import torch
     from liverseg.network import build_net
-    from liverseg.train import describe, save_model
+    from liverseg.save import describe, save_model
     arch, decoder, size = net.split(',')
     torch.manual_seed(0)
     save_model(build_net(arch, decoder, int(size)), describe(arch, int(size), decoder=decoder), folder)
@@ -55,7 +55,7 @@ def files_for_fastai(vol, meta, zs, folder):
     "Some of a scan's slices as `convert` writes them, and their table"
     import pandas as pd
     from PIL import Image
-    from liverseg.convert import picture
+    from liverseg.pixels import picture
     from liverseg.volume import to_slices
     slices, rows = to_slices(vol.data), []
     for z in zs:
@@ -92,14 +92,15 @@ def best_batch(net, x):
 
 def one(name, model, scan, truth):
     "Run one contestant: seconds a slice, slices, gigabytes, Dice if it made a whole mask"
-    from liverseg.convert import picture
-    from liverseg.data import unpacked
-    from liverseg.evaluate import dice
-    from liverseg.models import export_onnx, load_onnx, open_model
+    from liverseg.pixels import picture
+    from liverseg.pixels import prepare, unpacked
+    from liverseg.metrics import dice
+    from liverseg.models import load_onnx, open_model
+    from liverseg.save import export_onnx
     from liverseg.predict import Segmenter
-    from liverseg.tta import prepare
-    from liverseg.volume import read_volume, to_slices
-    vol, true, more = read_volume(scan), read_volume(truth, fill=0).data > 0, {}
+    from liverseg.cases import read_mask, read_volume
+    from liverseg.volume import to_slices
+    vol, true, more = read_volume(scan), read_mask(truth).data > 0, {}
     n = vol.data.shape[2]
     zs = np.unique(np.linspace(0, n - 1, min(n, SOME)).astype(int))
     with tempfile.TemporaryDirectory() as tmp:

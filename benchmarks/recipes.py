@@ -51,7 +51,8 @@ def learner(recipe, seed, args):
     "The learner of one run, as `liverseg train` makes it, or with a peer's network"
     from fastai.vision.all import CrossEntropyLossFlat, Learner, set_seed
     from liverseg.data import liver_dls, training_table
-    from liverseg.train import CaseDice, Recipe, _learner
+    from liverseg.train import CaseDice, _learner
+    from liverseg.recipe import Recipe
     from train import peer
     data = folder(recipe['data'], args)
     table = training_table(data)
@@ -71,7 +72,7 @@ def folder(name, args):
 def measure(net, size, args):
     "Figures at home (the fifteen patients) and away"
     from liverseg.data import training_table
-    from liverseg.train import describe
+    from liverseg.save import describe
     meta, home = describe('', size, dict(window=[0, 255], bits=8)), folder('msd2d', args)
     table = training_table(home)
     found = {'valid': figures(rows(net, meta, home, table[table['is_valid']].reset_index(drop=True)))}

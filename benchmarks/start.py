@@ -11,8 +11,10 @@ from common import HERE, REAL, WORK, Clock, figures, machine, pair, rows, write
 
 def one(start, epochs, data, args):
     "Train once, and measure on the other patient"
-    from liverseg.data import read_manifest
-    from liverseg.train import load_model, read_meta, train
+    from liverseg.manifest import read_manifest
+    from liverseg.train import train
+    from liverseg.models import read_meta
+    from liverseg.save import load_model
     from liverseg.liver import model_path
     meta = read_meta(model_path('liver'))
     how = dict(start='liver', lr=args.lr) if start == 'liver' else {k: meta[k] for k in ('arch', 'decoder', 'size')}
@@ -31,7 +33,7 @@ def main():
     parser.add_argument('--epochs', type=int, nargs='*', default=(1, 2, 4))
     parser.add_argument('--lr', type=float, default=3e-4, help='highest learning rate from a liver')
     args = parser.parse_args()
-    from liverseg.data import read_manifest
+    from liverseg.manifest import read_manifest
     from liverseg.models import open_model
     data = pair(1, [(0, 255)], args.real, args.work, 'wide')
     net, meta, _ = open_model('liver', 'cpu')

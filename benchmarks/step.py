@@ -60,7 +60,8 @@ def steps(arch, size, rounds):
 def epochs(arch, size, data, rounds):
     "Seconds a batch of an epoch through fastai with everything around it, of a bare loop on the same batches, and of its loading and augmentation, in turn"
     from liverseg.data import training_table
-    from liverseg.train import Recipe, _learner
+    from liverseg.train import _learner
+    from liverseg.recipe import Recipe
     learn = _learner(data, training_table(data), Recipe(size=size, arch=arch, pretrained=False, batch_size=BATCH, loss='ce'), 'cpu')
     stepper = Stepper(arch, size, *settings(arch)['all'])
     n = len(learn.dls.train)

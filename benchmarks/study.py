@@ -43,8 +43,10 @@ def plan(only):
 def run(name, recipe, seed, which, args):
     "Train and measure once"
     import torch
-    from liverseg.data import read_manifest, training_table
-    from liverseg.train import load_model, train
+    from liverseg.data import training_table
+    from liverseg.manifest import read_manifest
+    from liverseg.train import train
+    from liverseg.save import load_model
     data = pair(which['train'], which['windows'], args.real, args.work) if which else joint(args.real, args.work)
     model = args.work / 'models' / name
     shutil.rmtree(model, ignore_errors=True)

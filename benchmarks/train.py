@@ -54,7 +54,8 @@ def learner(name, data, args):
     "A contestant's learner, and how it is fitted"
     from fastai.vision.all import CrossEntropyLossFlat, Learner, set_seed
     from liverseg.data import liver_dls, training_table
-    from liverseg.train import Recipe, _learner, fit
+    from liverseg.train import _learner, fit
+    from liverseg.recipe import Recipe
     table = training_table(data)
     if name.startswith('ours'):
         lite = dict(arch='lite') if name == 'ours_lite' else dict(pretrained=False)
@@ -74,7 +75,8 @@ def contestant(name, args):
     import torch
     from fastai.vision.all import Callback, set_seed
     from liverseg.data import training_table
-    from liverseg.train import MovingAverage, describe
+    from liverseg.checkpoint import MovingAverage
+    from liverseg.save import describe
     torch.set_num_threads(args.threads)
     say = lambda **what: print(json.dumps(what), flush=True)
     data = free(args.real, args.work, ONLY)
@@ -109,6 +111,7 @@ def contestant(name, args):
 def table(init):
     "Mean over the seeds of each contestant, and of ours less the peer with an interval: 95 % of 10,000 draws of cases, all seeds of a case together"
     import pandas as pd
+    from liverseg.metrics import dice_from_counts
     races = [json.loads(p.read_text()) for p in sorted(RACES.glob(f'{init}_*.json'))]
     runs = [(r['seed'], c) for r in races for c in r['contestants']]
     mean = pd.DataFrame([dict(name=c['name'], epochs=c['epochs'], minutes=c['seconds']/60, **{f'{g} {m}': c[g][m] for g, ms in GROUNDS.items() for m in ms}) for _, c in runs])
@@ -116,7 +119,7 @@ def table(init):
     found = []
     for ground in GROUNDS:
         cases = {n: np.array([[case[1:5] for case in c[ground]['counts']] for _, c in runs if c['name'] == n], float) for n in (ours, peer)} # seeds, cases, counts
-        def pooled(n, at): both, pred, true = cases[n][:, at, :3].sum(1).T; return (2*both/(pred + true)).mean()
+        def pooled(n, at): return dice_from_counts(*cases[n][:, at, :3].sum(1).T).mean()
         def case_slices(n, at): return np.nanmean(cases[n][:, at, 3])
         everyone = np.arange(cases[ours].shape[1])
         draws = np.random.default_rng(0).choice(everyone, (10_000, len(everyone)))
@@ -135,7 +138,7 @@ def probe(learn, wait, averaged):
             self.times.append(time.perf_counter())
             if len(self.times) == 24: raise CancelFitException
     wait()
-    from liverseg.train import MovingAverage
+    from liverseg.checkpoint import MovingAverage
     learn.unfreeze()
     learn.add_cbs([steps := Steps(), *[MovingAverage(learn.model, 24)]*averaged])
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-6)

@@ -16,9 +16,10 @@ from common import HERE, REAL, WORK, joint, machine, rows, write
 
 
 def main():
-    from liverseg.evaluate import case_table, spread, summarise
-    from liverseg.data import read_manifest, training_table
-    from liverseg.train import load_model
+    from liverseg.tables import bootstrap_mean, case_table, summarise
+    from liverseg.data import training_table
+    from liverseg.manifest import read_manifest
+    from liverseg.save import load_model
     from liverseg.tta import VIEWS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', type=Path, help='the best model, if not given')
@@ -39,7 +40,7 @@ def main():
             cases = case_table(slices)
             told = summarise(slices, cases)
             found[name][kind] = dict(pooled=told['pooled_dice'], patients=cases['dice'].tolist(), mean_slice=told['mean_slice_dice'], seconds_a_slice=seconds)
-            gain = spread(np.subtract(found[name][kind]['patients'], found['none'][kind]['patients']), 4000)
+            gain = bootstrap_mean(np.subtract(found[name][kind]['patients'], found['none'][kind]['patients']), 4000)
             found[name][kind] |= dict(gain=gain['mean'], interval=[gain['low'], gain['high']])
         v, t = found[name]['valid'], found[name]['test']
         span = '' if v['interval'][0] is None else f" [{v['interval'][0]:+.4f}, {v['interval'][1]:+.4f}]"

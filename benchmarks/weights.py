@@ -28,8 +28,10 @@ CARD = 'card.json'
 
 def trained(data, model):
     "Train, or go on, or do nothing"
-    from liverseg.data import content_hash, training_table
-    from liverseg.train import read_meta, train
+    from liverseg.data import training_table
+    from liverseg.manifest import content_hash
+    from liverseg.train import train
+    from liverseg.models import read_meta
     if not (model / 'model.json').is_file(): train(data, model, say=lambda s: print('   ', s, flush=True), **RECIPE)
     if not (told := model.with_name(f'{model.name}.machine.json')).is_file(): write(told, machine())
     meta, now = read_meta(model), dict(RECIPE, data=content_hash(data, training_table(data)))
@@ -39,7 +41,7 @@ def trained(data, model):
 
 def seconds(model):
     "Of a training, however often it was stopped"
-    from liverseg.train import read_history
+    from liverseg.checkpoint import read_history
     return sum(int(m)*60 + int(s) for m, s in (t.split(':')[-2:] for t in read_history(model)['time']))
 
 
@@ -67,7 +69,7 @@ def train_all(names, args):
 
 def shipped(model, folder, **more):
     "Write the package's files from a trained model: weights in 16 bits, and a description that says whose licence they have"
-    from liverseg.train import load_model, save_model
+    from liverseg.save import load_model, save_model
     net, meta = load_model(model)
     save_model(net, dict({k: v for k, v in meta.items() if k not in ('sha256', 'half')}, licence=LICENCE, **more), folder, half=True)
 
@@ -97,15 +99,15 @@ def folds(args):
 
 def own_and_true(net, meta, folder, table):
     "One row per subject: what the network promises of its mask, the mask's Dice, and the true liver's pixels"
-    from liverseg.data import read_mask, read_slice
-    from liverseg.evaluate import dice_from_counts
+    from liverseg.pixels import read_slice_mask, read_slice
+    from liverseg.metrics import dice_from_counts
     from liverseg.trust import OwnDice
     from liverseg.tta import slice_probs
     found = []
     for subject, rows in table.groupby('subject'):
         own, both, true = OwnDice(), 0, 0
         for row, prob in zip(rows.itertuples(), slice_probs(net, meta, (read_slice(folder / f, meta) for f in rows['image']))):
-            mask, truth = prob > .5, read_mask(folder / row.mask, prob.shape) > 0
+            mask, truth = prob > .5, read_slice_mask(folder / row.mask, prob.shape) > 0
             own.add(prob, mask)
             both, true = both + int((mask & truth).sum()), true + int(truth.sum())
         found.append(dict(subject=subject, own=own.dice, dice=float(dice_from_counts(both, own.size, true)), true_px=true))
@@ -114,8 +116,8 @@ def own_and_true(net, meta, folder, table):
 
 def left_out(args):
     "Two networks, each of half of the patients, asked about the other half: false liver on slices without, and own and true Dice of patients with"
-    from liverseg.convert import resize_mask
-    from liverseg.data import read_manifest, read_slice
+    from liverseg.manifest import read_manifest
+    from liverseg.pixels import read_slice, resize_mask
     from liverseg.models import open_model
     from liverseg.tta import slice_probs
     whole, empty, cases = slices(args), [], []
@@ -163,12 +165,12 @@ def without(whole, data, out):
 def trunk(model, args):
     "A synthetic trunk of 600 slices: liver further than 30 mm from the liver, after cleaning up"
     from scipy import ndimage
-    from liverseg.evaluate import dice
+    from liverseg.metrics import dice
     from liverseg.predict import Segmenter
-    from liverseg.volume import read_volume
+    from liverseg.cases import read_mask
     from predict import scans
     scan, truth = scans(args.real, args.work)['trunk']
-    found, true = Segmenter.load(model, 'cpu').segment(scan), read_volume(truth, fill=0).data > 0
+    found, true = Segmenter.load(model, 'cpu').segment(scan), read_mask(truth).data > 0
     thin = (slice(None, None, 2),)*2 # every second row and column is enough to tell 30 mm
     near = ndimage.distance_transform_edt(~true[thin], (2*found.scan.spacing[0], 2*found.scan.spacing[1], found.scan.spacing[2])) <= 30
     near = near.repeat(2, 0).repeat(2, 1)[:true.shape[0], :true.shape[1]]

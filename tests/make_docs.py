@@ -16,7 +16,7 @@ EXPECTED = 'output-file is not read', 'format commonmark is not built', 'keep-md
 
 
 def page_names(folder):
-    "Notebook to page, as each says in its front matter: Quarto gives `tta.html` to `06_tta.ipynb`"
+    "Notebook to page, as each says in its front matter: Quarto gives `tta.html` to `04_tta.ipynb`"
     found = {}
     for p in sorted(folder.rglob('*.ipynb')):
         front = ''.join(json.loads(p.read_text(encoding='utf-8'))['cells'][0]['source'])

@@ -7,7 +7,8 @@ from fastai.vision.all import Callback, TrainEvalCallback, maybe_gather, num_dis
 from safetensors.torch import save_file
 
 from liverseg.data import liver_dls, training_table
-from liverseg.train import CaseDice, liver_learner, together
+from liverseg.train import CaseDice, liver_learner
+from liverseg.checkpoint import distributed
 
 N, BATCH = 32, 8  # slices, and those of a joint batch
 
@@ -35,7 +36,7 @@ if share == 1: order = order.view(2, -1, BATCH//2).transpose(0, 1).flatten()  # 
 dls.train.get_idxs = order.tolist
 learn = liver_learner(dls, 'resnet18', pretrained=False, cbs=[watch := Watch()])
 rank = rank_distrib()
-with together(learn), learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-3)
+with distributed(learn), learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-3)
 out.mkdir(exist_ok=True)
 save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, out / f'weights{rank}.safetensors')
 (out / f'losses{rank}.txt').write_text('\n'.join(map(str, [*watch.losses, *learn.recorder.values[-1][1:]])))

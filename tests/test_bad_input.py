@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import content, run
-from liverseg.volume import stored_as
+from liverseg.nifti import stored_as
 
 
 def image(src, split='train', n=0): return sorted((src / split / 'nii').glob('*_orig.nii.gz'))[n]
@@ -64,17 +64,23 @@ SPOILED = {
     'probabilities': (lambda s: change(mask(s), lambda a: a * np.float32(.7)), 'no whole labels'),
     'truncated': (lambda s: image(s).write_bytes(image(s).read_bytes()[:5000]), 'truncated'),
     'last bytes gone': (lambda s: image(s).write_bytes(image(s).read_bytes()[:-6]), 'truncated'),
-    'a flipped bit': (lambda s: image(s).write_bytes(image(s).read_bytes()[:9000] + b'\x55\xaa' + image(s).read_bytes()[9002:]), 'damaged'),
+    'a flipped bit': (lambda s: image(s).write_bytes(image(s).read_bytes()[:9000] + b'\x55\xaa'
+                                                     + image(s).read_bytes()[9002:]), 'damaged'),
     'truncated mask': (lambda s: mask(s).write_bytes(mask(s).read_bytes()[:200]), 'truncated'),
-    'truncated before compression': (lambda s: image(s).write_bytes(gzip.compress(gzip.decompress(image(s).read_bytes())[:-500])), 'truncated'),
+    'truncated before compression': (
+        lambda s: image(s).write_bytes(gzip.compress(gzip.decompress(image(s).read_bytes())[:-500])), 'truncated'),
     'empty file': (lambda s: image(s).write_bytes(b''), 'cannot be read as NIfTI'),
     'not gzip': (lambda s: image(s).write_bytes(gzip.decompress(image(s).read_bytes())), 'not a gzip file'),
     'text': (lambda s: image(s).write_bytes(gzip.compress(b'<html>not found</html>')), 'cannot be read as NIfTI'),
     'NaN inside': (lambda s: change(image(s), nan_at((30, 30, 5))), 'inside the field of view'),
-    'infinity inside': (lambda s: change(image(s), lambda a: np.where(np.indices(a.shape).sum(0) == 64, np.float32(np.inf), a.astype(np.float32))), 'NaN or infinite'),
+    'infinity inside': (lambda s: change(image(s),
+                                         lambda a: np.where(np.indices(a.shape).sum(0) == 64, np.float32(np.inf),
+                                                            a.astype(np.float32))), 'NaN or infinite'),
     'two volumes': (lambda s: four_d(image(s), 2), 'it is 2 volumes'),
-    'one subject twice': (lambda s: image(s).with_suffix('').write_bytes(gzip.decompress(image(s).read_bytes())), 'claims to be'),
-    'subject in both splits': (lambda s: [shutil.copy(f(s), s / 'test/nii') for f in (image, mask)], 'belongs to one split'),
+    'one subject twice': (lambda s: image(s).with_suffix('').write_bytes(gzip.decompress(image(s).read_bytes())),
+                          'claims to be'),
+    'subject in both splits': (lambda s: [shutil.copy(f(s), s / 'test/nii') for f in (image, mask)],
+                               'belongs to one split'),
     'no affine': (lambda s: no_affine(image(s)), 'its affine maps no volume'),
     'complex numbers': (lambda s: change(image(s), lambda a: a.astype(np.complex64)), 'one number a voxel'),
     'a name that fits no rule': (lambda s: image(s).rename(image(s).with_name('scan.nii.gz')), 'neither naming rule'),
@@ -175,14 +181,16 @@ def test_nan_at_the_rim_is_air_and_said(src, tmp_path):
     assert 'filled with air' in done.stderr and 'synth_e01' in done.stderr
 
 
-@pytest.mark.parametrize('case', ['scan gone', 'truncated', 'out is scan', 'no nifti name', 'damaged weights', 'wrong json', 'newer model', 'json of another size'])
+@pytest.mark.parametrize('case', ['scan gone', 'truncated', 'out is scan', 'no nifti name', 'damaged weights',
+                                  'wrong json', 'newer model', 'json of another size'])
 def test_predict(case, src, model, tmp_path):
     scan, out, folder = image(src, 'test'), tmp_path / 'out.nii.gz', shutil.copytree(model, tmp_path / 'model')
     if case == 'scan gone': scan = tmp_path / 'gone.nii.gz'
     if case == 'truncated': scan.write_bytes(scan.read_bytes()[:9000])
     if case == 'out is scan': out = scan
     if case == 'no nifti name': out = tmp_path / 'out.png'
-    if case == 'damaged weights': (folder / 'model.safetensors').write_bytes((folder / 'model.safetensors').read_bytes()[:-100])
+    if case == 'damaged weights':
+        (folder / 'model.safetensors').write_bytes((folder / 'model.safetensors').read_bytes()[:-100])
     text = (folder / 'model.json').read_text()
     if case == 'wrong json': (folder / 'model.json').write_text(text[:50])
     if case == 'newer model': (folder / 'model.json').write_text(text.replace('"version": 2', '"version": 3'))
@@ -215,6 +223,7 @@ def test_slices_that_changed_after_conversion(what, png, model, tmp_path):
     victim = sorted((data / 'test/images').iterdir())[5]
     if what == 'gone': victim.unlink()
     if what == 'not grey': Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(victim)
-    if what == 'mask of another size': Image.fromarray(np.zeros((32, 32), np.uint8)).save(data / 'test/masks' / victim.name)
+    if what == 'mask of another size':
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(data / 'test/masks' / victim.name)
     done = run('evaluate', data, tmp_path / 'report', '--model', model, '--device', 'cpu', ok=1)
     assert victim.name in done.stderr and not (tmp_path / 'report').exists()

@@ -1,4 +1,4 @@
-"Probabilities that can be believed: the temperature in a model's description, what heeds it, and what a report says of it."
+"Probabilities that can be believed: the temperature in a model's description, what heeds it, and what a report says."
 import json
 import shutil
 
@@ -32,7 +32,8 @@ def maps(cohort, tempered, tmp_path_factory):
     root, found = tmp_path_factory.mktemp('maps'), {}
     scan = next((cohort / 'test/nii').glob('*orig*'))
     for t, model in tempered.items():
-        run('predict', scan, root / f'{t}.nii.gz', '--model', model, '--maps', '--thorough', '--post', 'none', '--device', 'cpu', ok=0)
+        run('predict', scan, root / f'{t}.nii.gz', '--model', model, '--maps', '--thorough', '--post', 'none',
+            '--device', 'cpu', ok=0)
         found[t] = [np.asarray(nib.load(root / name).dataobj) for name in (f'{t}_prob.nii.gz', f'{t}.nii.gz')]
     return found
 
@@ -44,9 +45,11 @@ def test_training_fits_a_temperature(model):
 
 def test_the_temperature_is_that_of_the_kept_weights_on_the_validation_slices(model, png):
     from liverseg.data import liver_dls
-    from liverseg.train import fit_temperature, load_model
+    from liverseg.save import load_model
+    from liverseg.temperature import fit_temperature
     net, meta = load_model(model)
-    assert fit_temperature(net, liver_dls(png, size=meta['size'], bs=3, device='cpu').valid) == pytest.approx(meta['temperature'], abs=.002)
+    valid = liver_dls(png, size=meta['size'], bs=3, device='cpu').valid
+    assert fit_temperature(net, valid) == pytest.approx(meta['temperature'], abs=.002)
 
 
 def test_none_is_one(maps):
@@ -64,9 +67,10 @@ def test_a_temperature_makes_the_map_milder_and_leaves_the_mask(maps):
 
 def test_onnx_carries_it(tempered, png, tmp_path):
     pytest.importorskip('onnxruntime')
-    from liverseg.data import read_manifest, read_slice
-    from liverseg.models import export_onnx, load_onnx
-    from liverseg.train import load_model
+    from liverseg.manifest import read_manifest
+    from liverseg.pixels import read_slice
+    from liverseg.models import load_onnx
+    from liverseg.save import export_onnx, load_model
     from liverseg.tta import slice_probs
     fast, meta = load_onnx(export_onnx(tmp_path / 'm.onnx', tempered[3.]))
     assert meta['temperature'] == 3
@@ -76,8 +80,8 @@ def test_onnx_carries_it(tempered, png, tmp_path):
 
 
 def test_a_temperature_that_cannot_be_is_refused(tempered, png, tmp_path):
-    from liverseg.train import read_meta
-    from liverseg.volume import BadInput
+    from liverseg.models import read_meta
+    from liverseg.work import BadInput
     folder = with_temperature(tempered[None], tmp_path / 'model', 7.125)
     good = (folder / 'model.json').read_text()
     for wrong in ('0', '-2', 'NaN', 'Infinity', 'null', 'true', '"warm"', '[1]', '1e-300', '1' + '0'*400):
@@ -91,20 +95,25 @@ def test_a_report_says_whether_they_can_be_believed(tempered, png, tmp_path):
     for name in ('a', 'b'): run('evaluate', png, tmp_path / name, '--model', tempered[3.], '--device', 'cpu', ok=0)
     told = json.loads((tmp_path / 'a/summary.json').read_text())
     found = told['calibration']
-    assert told['model']['temperature'] == 3 and set(found) == {'ece', 'pixels', 'over', 'bins'} and len(found['bins']) == 15
+    assert told['model']['temperature'] == 3 and set(found) == {'ece', 'pixels', 'over', 'bins'}
+    assert len(found['bins']) == 15
     full = [b for b in found['bins'] if b['pixels']]
     assert sum(b['pixels'] for b in full) == found['pixels'] > 0
-    assert found['ece'] == pytest.approx(sum(b['pixels']*abs(b['probability'] - b['liver']) for b in full)/found['pixels'], abs=1e-5)
+    off = sum(b['pixels']*abs(b['probability'] - b['liver']) for b in full)
+    assert found['ece'] == pytest.approx(off/found['pixels'], abs=1e-5)
     assert all(k/15 - 1e-6 <= b['probability'] <= (k + 1)/15 + 1e-6 for k, b in enumerate(found['bins']) if b['pixels'])
     page = (tmp_path / 'a/report.html').read_text(encoding='utf-8')
-    assert page.count('<svg') == 5 and f"<b>{found['ece']:.3f}</b>" in page and found['over'].replace("'", '&#x27;') in page
+    assert page.count('<svg') == 5 and f"<b>{found['ece']:.3f}</b>" in page
+    assert found['over'].replace("'", '&#x27;') in page
     assert (tmp_path / 'a/summary.json').read_bytes() == (tmp_path / 'b/summary.json').read_bytes()
     other = (tmp_path / 'b/report.html').read_text(encoding='utf-8')
     assert page.replace(str(tmp_path / 'a'), '') == other.replace(str(tmp_path / 'b'), '')
 
 
 def test_masks_have_no_probabilities(cohort, tmp_path):
-    for folder in ('pred', 'truth'): shutil.copytree(cohort / 'test/nii', tmp_path / folder, ignore=lambda _, names: [n for n in names if 'orig' in n])
+    for folder in ('pred', 'truth'):
+        shutil.copytree(cohort / 'test/nii', tmp_path / folder,
+                        ignore=lambda _, names: [n for n in names if 'orig' in n])
     run('evaluate', '--pred', tmp_path / 'pred', '--truth', tmp_path / 'truth', tmp_path / 'report', ok=0)
     assert 'calibration' not in json.loads((tmp_path / 'report/summary.json').read_text())
     assert 'Probabilities' not in (tmp_path / 'report/report.html').read_text(encoding='utf-8')

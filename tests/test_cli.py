@@ -30,7 +30,8 @@ def test_help_says_what_each_option_means(command):
 @pytest.mark.parametrize('args', [['--help'], ['convert', '--help'], ['check'], ['convert']])
 def test_torch_stays_out(args, cohort, tmp_path):
     "help, convert and check must not import torch"
-    places = {'check': [str(cohort)], 'convert': [str(cohort), str(tmp_path / 'out')]}.get(args[0], []) if '--help' not in args else []
+    places = {'check': [str(cohort)], 'convert': [str(cohort), str(tmp_path / 'out')]}.get(args[0], [])
+    if '--help' in args: places = []
     code = f'''
 import sys
 from liverseg.cli import main
@@ -42,9 +43,14 @@ print("torch" in sys.modules)'''
     assert out.stdout.splitlines()[-1] == 'False', out.stdout + out.stderr
 
 
-@pytest.mark.parametrize('args', [['convert'], ['convert', 'a', 'b', '--window', '3'], ['convert', 'a', 'b', '--window', '250,-150'],
-                                  ['train', 'a', 'b', '--size', 'x'], ['train', 'a', 'b', '--split', 'patient'], ['train', 'a', 'b', '--loss', 'none'], ['train', 'a', 'b', '--liver-share', '2'], ['train', 'a', 'b', '--seed', '-1'], ['convert', 'a', 'b', '--window=-inf,inf'], ['evaluate', 'a'], ['evaluate', 'a', 'b', 'c'],
-                                  ['predict', 'a', 'b', 'c'], ['predict', 'a', 'b', '--tta', 'all'], ['nothing'], ['convert', 'a', 'b', '--workers', '0']])
+@pytest.mark.parametrize('args', [['convert'], ['convert', 'a', 'b', '--window', '3'],
+                                  ['convert', 'a', 'b', '--window', '250,-150'],
+                                  ['train', 'a', 'b', '--size', 'x'], ['train', 'a', 'b', '--split', 'patient'],
+                                  ['train', 'a', 'b', '--loss', 'none'], ['train', 'a', 'b', '--liver-share', '2'],
+                                  ['train', 'a', 'b', '--seed', '-1'], ['convert', 'a', 'b', '--window=-inf,inf'],
+                                  ['evaluate', 'a'], ['evaluate', 'a', 'b', 'c'],
+                                  ['predict', 'a', 'b', 'c'], ['predict', 'a', 'b', '--tta', 'all'], ['nothing'],
+                                  ['convert', 'a', 'b', '--workers', '0']])
 def test_wrong_usage_is_two(args):
     done = run(*args, ok=2)
     assert 'Usage:' in done.stderr
@@ -80,7 +86,8 @@ def test_train_evaluate_predict(png, model, cohort, tmp_path):
     assert (tmp_path / 'report/cases.csv').read_text().startswith('subject,dice')
     summary = json.loads((tmp_path / 'report/summary.json').read_text())
     assert summary['cases'] == 1 and summary['rules']['one_empty'].startswith('0')
-    assert {'report.html', 'cases.csv', 'slices.csv', 'summary.json', 'cases.png'} == {p.name for p in (tmp_path / 'report').iterdir()}
+    written = {p.name for p in (tmp_path / 'report').iterdir()}
+    assert written == {'report.html', 'cases.csv', 'slices.csv', 'summary.json', 'cases.png'}
     scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
     done = run('predict', scan, tmp_path / 'mask.nii.gz', '--model', model, '--device', 'cpu', ok=0)
     mask = nib.load(tmp_path / 'mask.nii.gz')
@@ -94,14 +101,16 @@ def test_the_report_and_the_saved_mask_are_the_same_masks(png, model, cohort, tm
     "evaluate goes through PNG, predict through NIfTI: both must count the same liver pixels"
     run('evaluate', png, tmp_path / 'report', '--model', model, '--device', 'cpu', ok=0)
     scan = next((cohort / 'test/nii').glob('*_orig.nii.gz'))
-    run('predict', scan, tmp_path / 'mask.nii.gz', '--model', model, '--thorough', '--post', 'none', '--device', 'cpu', ok=0)
+    run('predict', scan, tmp_path / 'mask.nii.gz', '--model', model, '--thorough', '--post', 'none', '--device', 'cpu',
+        ok=0)
     counted = pd.read_csv(tmp_path / 'report/slices.csv')['pred_px']
     stored = np.asarray(nib.as_closest_canonical(nib.load(tmp_path / 'mask.nii.gz')).dataobj)
     assert list(counted) == list(stored.sum((0, 1)))
 
 
 def test_slice_split_says_so(png, tmp_path):
-    done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--split', 'slice', '--device', 'cpu', ok=0)
+    done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained',
+               '--split', 'slice', '--device', 'cpu', ok=0)
     assert 'flattered' in done.stdout
     assert json.loads((tmp_path / 'm/model.json').read_text())['split'] == 'slice'
 
@@ -110,7 +119,8 @@ def test_test_images_may_lack_masks(src, model, tmp_path):
     next((src / 'test/nii').glob('*_liver.nii.gz')).unlink()
     run('convert', src, tmp_path / 'png', ok=0)
     table = pd.read_csv(tmp_path / 'png/manifest.csv', keep_default_na=False, dtype=str)
-    assert set(table.loc[table['split'] == 'test', 'mask']) == {''} == set(table.loc[table['split'] == 'test', 'liver_px'])
+    tested = table[table['split'] == 'test']
+    assert set(tested['mask']) == {''} == set(tested['liver_px'])
     done = run('evaluate', tmp_path / 'png', tmp_path / 'report', '--model', model, ok=1)
     assert 'has a mask' in done.stderr and not (tmp_path / 'report').exists()
 
@@ -128,7 +138,8 @@ def test_other_names(src, tmp_path):
         n = f.name[7:9]
         f.rename(f.with_name(f'volume-{n}.nii.gz' if 'orig' in f.name else f'segmentation-{n}.nii.gz'))
     assert 'naming rule' in run('convert', src, tmp_path / 'png', ok=1).stderr
-    run('convert', src, tmp_path / 'png', '--image-name', 'volume-{subject}', '--mask-name', 'segmentation-{subject}', ok=0)
+    run('convert', src, tmp_path / 'png', '--image-name', 'volume-{subject}', '--mask-name', 'segmentation-{subject}',
+        ok=0)
     assert set(pd.read_csv(tmp_path / 'png/manifest.csv', dtype=str)['subject']) == {'01', '02', '03', '04'}
 
 
@@ -142,7 +153,8 @@ def test_a_model_that_is_not_there_is_a_sentence(cohort, tmp_path):
 
 def test_a_users_folder_is_never_replaced(png, model, tmp_path):
     (tmp_path / 'mine').mkdir(), (tmp_path / 'mine/thesis.txt').write_text('precious')
-    for args in (['convert', png.parent, tmp_path / 'mine'], ['train', png, tmp_path / 'mine'], ['evaluate', png, tmp_path / 'mine', '--model', model]):
+    for args in (['convert', png.parent, tmp_path / 'mine'], ['train', png, tmp_path / 'mine'],
+                 ['evaluate', png, tmp_path / 'mine', '--model', model]):
         run(*args, ok=1)
     assert content(tmp_path / 'mine') == {'thesis.txt': b'precious'}
 
@@ -154,17 +166,18 @@ def test_rows_marked_valid_override_the_share(png, tmp_path):
     table.loc[table['subject'] == 'synth_e02', 'split'] = 'valid'
     table.to_csv(data / 'manifest.csv', index=False)
     (data / 'dataset.json').unlink()
-    done = run('train', data, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--valid', '0', '--device', 'cpu', ok=0)
+    done = run('train', data, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained',
+               '--valid', '0', '--device', 'cpu', ok=0)
     assert 'slices are taken to have the window -150,250' in done.stdout
-    assert json.loads((tmp_path / 'm/model.json').read_text())['subjects'] == {'train': ['synth_e01', 'synth_e03'], 'valid': ['synth_e02']}
+    subjects = json.loads((tmp_path / 'm/model.json').read_text())['subjects']
+    assert subjects == {'train': ['synth_e01', 'synth_e03'], 'valid': ['synth_e02']}
 
 
 def test_the_choices_are_those_of_the_library():
     "They stand in the command line as text, so that its help needs no torch"
     from liverseg.cli import main
     from liverseg.data import AUGMENT
-    from liverseg.losses import LOSSES
-    from liverseg.network import ARCHS, DECODERS
+    from liverseg.recipe import ARCHS, DECODERS, LOSSES
     choices = {p.name: tuple(p.type.choices) for p in main.commands['train'].params if hasattr(p.type, 'choices')}
     assert choices['arch'] == ARCHS and choices['decoder'] == DECODERS
     assert set(choices['loss']) == set(LOSSES) and set(choices['augment']) == {'none', *AUGMENT}
@@ -173,7 +186,7 @@ def test_the_choices_are_those_of_the_library():
 def test_the_defaults_are_those_of_the_library():
     from dataclasses import asdict
     from liverseg.cli import main
-    from liverseg.train import Recipe
+    from liverseg.recipe import Recipe
     given = {p.name: p.default for p in main.commands['train'].params}
     for name, value in asdict(Recipe()).items():
         assert given[name] == value or (value is None and not isinstance(given[name], (int, float, str))), name

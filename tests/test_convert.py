@@ -20,8 +20,9 @@ from PIL import Image
 import liverseg.convert as lib
 from conftest import LIVERSEG
 from liverseg.cli import main
-from liverseg.dicom import write_series
-from liverseg.volume import read_volume, to_slices
+from liverseg.phantom import write_series
+from liverseg.volume import to_slices
+from liverseg.cases import read_volume
 from test_bad_input import change, image, mask
 
 THREE = [(-150, 250), (0, 100), (-1000, 1000)]
@@ -51,12 +52,15 @@ def tiny(src, name, hu, labels=None, split='test'):
 def truncate(path): path.write_bytes(path.read_bytes()[:5000])
 def touching(src, n=0):
     "Make a good case one to warn of, twice: the mask reaches the last slice and is small"
-    change(mask(src, n=n), lambda a: np.where(np.indices(a.shape)[2] == a.shape[2] - 1, a.max(2, keepdims=True), 0).astype(np.uint8))
+    def on_top(a):
+        return np.where(np.indices(a.shape)[2] == a.shape[2] - 1, a.max(2, keepdims=True), 0).astype(np.uint8)
+    change(mask(src, n=n), on_top)
 
 
 # ---- bad cases
 
-@pytest.mark.parametrize('more', [(), ('--workers', 2), ('--no-check',), ('--no-check', '--workers', 2), ('--bits', 16, '--preview')])
+@pytest.mark.parametrize('more', [(), ('--workers', 2), ('--no-check',), ('--no-check', '--workers', 2),
+                                  ('--bits', 16, '--preview')])
 def test_skip_leaves_out_what_stop_stops_for(more, src, tmp_path):
     good = shutil.copytree(src, tmp_path / 'good')
     for f in (image(good), mask(good), image(good, n=1)): f.unlink()
@@ -81,7 +85,8 @@ def test_all_bad_writes_nothing_and_says_why(more, src, tmp_path):
     for f in src.rglob('*_orig.nii.gz'): truncate(f)
     before = tree(tmp_path)
     said = cli('convert', src, tmp_path / 'png', '--on-error', 'skip', *more, ok=1).stderr
-    assert 'no case is left' in said and all(f'synth_e0{n}_orig.nii.gz: is truncated' in said for n in (1, 2, 3, 4)) and tree(tmp_path) == before
+    assert 'no case is left' in said and tree(tmp_path) == before
+    assert all(f'synth_e0{n}_orig.nii.gz: is truncated' in said for n in (1, 2, 3, 4))
 
 
 def test_bad_input_makes_no_folders(src, tmp_path):
@@ -94,9 +99,11 @@ def test_strict_takes_warnings_for_errors(src, tmp_path):
     touching(src)
     assert 'warning: synth_e01' in cli('convert', src, tmp_path / 'png').stderr
     said = cli('convert', src, tmp_path / 'a', '--strict', ok=1).stderr
-    assert said.startswith(f'liverseg: {image(src)}: ') and len(said.splitlines()) == 1 and not (tmp_path / 'a').exists()
+    assert said.startswith(f'liverseg: {image(src)}: ') and len(said.splitlines()) == 1
+    assert not (tmp_path / 'a').exists()
     done = cli('convert', src, tmp_path / 'a', '--strict', '--on-error', 'skip', ok=1)
-    assert done.stdout.startswith('3 subject(s), 66 slices') and done.stdout.endswith('; 1 left out\n') and done.stderr == f'left out: {said[10:]}'
+    assert done.stdout.startswith('3 subject(s), 66 slices') and done.stdout.endswith('; 1 left out\n')
+    assert done.stderr == f'left out: {said[10:]}'
     for f in (image, mask): f(src).unlink()
     cli('convert', src, tmp_path / 'b', '--strict')
     assert tree(tmp_path / 'a') == tree(tmp_path / 'b')
@@ -124,7 +131,7 @@ def test_a_subject_with_two_faults_is_one(src, tmp_path):
 # ---- killed, and started again
 
 def killed(src, dst, at, **options):
-    "Convert in a process that SIGKILL ends: at its `at`-th picture, half of it written, or on entering the function `at` of a module"
+    "Convert in a process that SIGKILL ends: at its `at`-th picture, half written, or on entering the function `at`"
     def work():
         os.setsid()
         count, whole, pid = multiprocessing.Value('i'), lib._png, os.getpid()
@@ -144,12 +151,14 @@ def killed(src, dst, at, **options):
         lib.convert(src, dst, **options)
     child = multiprocessing.get_context('fork').Process(target=work)
     child.start()
-    try: assert multiprocessing.connection.wait([child.sentinel], 30), 'workers outlived their parent'  # they hold the sentinel too
+    try: # workers hold the sentinel too
+        assert multiprocessing.connection.wait([child.sentinel], 30), 'workers outlived their parent'
     finally:
         try: os.killpg(child.pid, signal.SIGKILL)
         except ProcessLookupError: pass
     child.join()
-    assert child.exitcode == -signal.SIGKILL and dst.with_name(f'.{dst.name}.lock').exists()  # a dead process's lock is no lock
+    assert child.exitcode == -signal.SIGKILL
+    assert dst.with_name(f'.{dst.name}.lock').exists()  # a dead process's lock is no lock
 
 
 def to_dicom(src, n):
@@ -180,10 +189,12 @@ def test_killed_with_all_options(at, workers, src, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['data', 'png', 'whole']
 
 
-@pytest.mark.parametrize('what', ['a mask', 'a split', 'labels', 'a subject gone', 'a subject gone bad', 'a window', 'bits', 'no preview', 'spacing'])
+@pytest.mark.parametrize('what', ['a mask', 'a split', 'labels', 'a subject gone', 'a subject gone bad', 'a window',
+                                  'bits', 'no preview', 'spacing'])
 def test_killed_and_something_changed(what, src, tmp_path):
     "What was finished before the kill is used only if it would come out the same now"
-    for f in src.rglob('*_liver.nii.gz'): change(f, lambda a: a + (np.indices(a.shape)[0] > 20) * (a > 0).astype(np.uint8))  # with tumours
+    for f in src.rglob('*_liver.nii.gz'):  # with tumours
+        change(f, lambda a: a + (np.indices(a.shape)[0] > 20) * (a > 0).astype(np.uint8))
     killed(src, tmp_path / 'png', 100, preview=True)
     now = dict(preview=True)
     if what == 'a mask': change(mask(src), lambda a: a[::-1])
@@ -205,7 +216,8 @@ def test_killed_over_an_earlier_result(at, src, tmp_path):
     lib.convert(src, tmp_path / 'png', bits=16)
     before = tree(tmp_path / 'png')
     killed(src, tmp_path / 'png', at)
-    assert tree(tmp_path / ('.png.old' if at == 'rename' else 'png')) == before  # the earlier one stays until the new one is whole
+    # the earlier one stays until the new one is whole
+    assert tree(tmp_path / ('.png.old' if at == 'rename' else 'png')) == before
     lib.convert(src, tmp_path / 'png'), lib.convert(src, tmp_path / 'clean')
     assert tree(tmp_path / 'png') == tree(tmp_path / 'clean')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['clean', 'data', 'png']
@@ -219,7 +231,8 @@ def test_a_left_over_of_another_version(stamp, src, tmp_path):
     tiny(part, 'litter', np.zeros((2, 2, 2), np.int16))
     (part / '.done').mkdir()
     for n in (1, 2, 3): (part / f'.done/train.synth_e0{n}.json').write_text('{"stamp": 1}')
-    raw = dict(older=json.dumps(options, sort_keys=True).encode(), junk=b'{', empty=b'', none=None, bytes=b'\xff\xfe\x00')[stamp]
+    older = json.dumps(options, sort_keys=True).encode()
+    raw = dict(older=older, junk=b'{', empty=b'', none=None, bytes=b'\xff\xfe\x00')[stamp]
     if raw is not None: (part / '.done/options.json').write_bytes(raw)
     lib.convert(src, tmp_path / 'png')
     assert tree(tmp_path / 'png') == tree(tmp_path / 'clean')
@@ -233,14 +246,16 @@ def test_an_empty_record_is_no_record(src, tmp_path):
 
 def test_two_runs_at_once(src, tmp_path):
     lib.convert(src, tmp_path / 'clean')
-    runs = [subprocess.Popen([*LIVERSEG, 'convert', str(src), str(tmp_path / 'png')], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    command = [*LIVERSEG, 'convert', str(src), str(tmp_path / 'png')]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [p.communicate()[1] for p in runs]
     assert 0 in [p.returncode for p in runs]
     assert all('another run' in s if p.returncode else not s for p, s in zip(runs, said)), said
     assert tree(tmp_path / 'png') == tree(tmp_path / 'clean')
 
 
-@pytest.mark.parametrize('options', [dict(bits=16), ALL, dict(check=False, on_error='skip'), dict(splits={'synth_e02': 'valid'}, liver=(1,))])
+@pytest.mark.parametrize('options', [dict(bits=16), ALL, dict(check=False, on_error='skip'),
+                                     dict(splits={'synth_e02': 'valid'}, liver=(1,))])
 def test_workers_change_nothing(options, src, tmp_path):
     to_dicom(src, 2)
     if 'on_error' in options: truncate(image(src, n=1))
@@ -274,11 +289,13 @@ def test_preview(src, tmp_path):
     assert tree(tmp_path / 'png') == tree(tmp_path / 'plain')
 
 
-NAMES = ['a b', 'x.1', 'x.1.nii', 'Müller', '患者7', "o'neil", 'a,b', '"q"', 'a', 'a_000', '#1', '%s', '{z}', '-v', 'images', 'é', 'e\u0301', ' ', 'nan', '007', '1e3']
+NAMES = ['a b', 'x.1', 'x.1.nii', 'Müller', '患者7', "o'neil", 'a,b', '"q"', 'a', 'a_000', '#1', '%s', '{z}', '-v',
+         'images', 'é', 'e\u0301', ' ', 'nan', '007', '1e3']
 
 
 def test_names(tmp_path):
-    for n, name in enumerate(NAMES): tiny(tmp_path / 'src', name, np.full((5, 4, 3), n, np.int16), np.zeros((5, 4, 3), np.uint8), 'train')
+    for n, name in enumerate(NAMES):
+        tiny(tmp_path / 'src', name, np.full((5, 4, 3), n, np.int16), np.zeros((5, 4, 3), np.uint8), 'train')
     cli('convert', tmp_path / 'src', tmp_path / 'a ö', '--preview', '--bits', 16)
     killed(tmp_path / 'src', tmp_path / 'b', 40, preview=True, bits=16)
     cli('convert', tmp_path / 'src', tmp_path / 'b', '--preview', '--bits', 16, '--workers', 2)
@@ -286,7 +303,8 @@ def test_names(tmp_path):
     table = pd.read_csv(tmp_path / 'b/manifest.csv', dtype=str, keep_default_na=False)
     assert sorted(table['subject'].unique()) == sorted(NAMES) and table['image'].nunique() == 3 * len(NAMES)
     for r in table.itertuples():
-        assert (pixels(tmp_path / 'b', r.image) == 1024 + NAMES.index(r.subject)).all() and (tmp_path / 'src' / r.source).exists()
+        assert (pixels(tmp_path / 'b', r.image) == 1024 + NAMES.index(r.subject)).all()
+        assert (tmp_path / 'src' / r.source).exists()
 
 
 @pytest.mark.parametrize('n', [1, 2, 1100])
@@ -297,7 +315,8 @@ def test_number_of_slices(n, tmp_path):
     table = pd.read_csv(tmp_path / 'png/manifest.csv')
     assert table['z'].tolist() == list(range(n)) and table['image'].iloc[-1] == f'test/images/long_{n - 1:03d}.png'
     got = [np.stack([pixels(tmp_path / 'png', f) for f in table[c]]) for c in ('image', 'mask')]
-    assert np.array_equal(got[1], to_slices(labels)) and np.array_equal(got[0] - 1024, to_slices(labels) + np.arange(n)[:, None, None])
+    assert np.array_equal(got[1], to_slices(labels))
+    assert np.array_equal(got[0] - 1024, to_slices(labels) + np.arange(n)[:, None, None])
     assert (pixels(tmp_path / 'png', 'preview/long.png').shape[0] > 0)
 
 
@@ -340,7 +359,8 @@ def test_a_write_that_fails_names_its_place(src, tmp_path):
 def test_places_that_cannot_be_written(src, tmp_path):
     (tmp_path / 'file').write_text('mine')
     (tmp_path / 'closed').mkdir(mode=0o500)
-    for dst in (tmp_path / 'file', tmp_path / 'file/png', '/proc/png', tmp_path / ('x' * 250), *([tmp_path / 'closed/png'] if os.getuid() else [])):
+    closed = [tmp_path / 'closed/png'] if os.getuid() else []
+    for dst in (tmp_path / 'file', tmp_path / 'file/png', '/proc/png', tmp_path / ('x' * 250), *closed):
         said = cli('convert', src, dst, ok=1).stderr
         assert Path(dst).name[:200] in said and len(said.splitlines()) == 1 and ';' in said, said
     assert (tmp_path / 'file').read_text() == 'mine' and not list((tmp_path / 'closed').iterdir())

@@ -12,9 +12,12 @@ from PIL import Image
 
 from conftest import shared
 from liverseg import dicom
-from liverseg.dicom import is_dir, is_file, ls, masks_on, read_bytes, read_series, series_image, write_series
-from liverseg.phantom import make_subject
-from liverseg.volume import AIR, BadInput
+from liverseg.dicom import read_series, series_image
+from liverseg.phantom import make_subject, write_series
+from liverseg.archive import is_dir, is_file, ls, read_bytes
+from liverseg.cases import masks_on
+from liverseg.volume import AIR
+from liverseg.work import BadInput
 
 pydicom = pytest.importorskip('pydicom')
 SUBJECT = make_subject(seed=3, shape=(40, 36, 12), spacing=(6, 6.5, 9))

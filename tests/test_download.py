@@ -21,11 +21,11 @@ from collections import namedtuple
 import pytest
 
 from conftest import content
-from liverseg import download as module
-from liverseg.download import MARK, SOURCES, Source, download, unpack
+from liverseg import archive, download as module
+from liverseg.download import RECORD, SOURCES, Source, download
+from liverseg.archive import unpack
 from liverseg.phantom import make_cohort
-from liverseg.volume import BadInput
-from liverseg.work import check_target
+from liverseg.work import BadInput, check_target
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_a_whole_folder(name, site, server, tmp_path):
     "Whatever the archive is called, its content is found, and the way round as well"
     said = get(served(server, (site / name).read_bytes()), tmp_path / 'data').splitlines()
     files = content(tmp_path / 'data')
-    about = json.loads(files.pop(MARK))
+    about = json.loads(files.pop(RECORD))
     assert files == content(site / 'synth')
     digest = hashlib.sha256((site / name).read_bytes()).hexdigest()
     assert said[1:3] == ['Licence: a licence', 'Cite: a citation']
@@ -167,7 +167,7 @@ def test_the_users_own_file(site, tmp_path):
 def test_junk_of_macos_is_left_out(server, tmp_path):
     names = ['top/a.nii', '__MACOSX/top/._a.nii', 'top/._a.nii', 'top/.DS_Store']
     get(served(server, zipped(*names)), tmp_path / 'data')
-    assert set(content(tmp_path / 'data')) == {'a.nii', MARK}
+    assert set(content(tmp_path / 'data')) == {'a.nii', RECORD}
 
 
 def test_names_that_differ_in_case_are_told(server, tmp_path):
@@ -326,7 +326,9 @@ def test_a_disk_that_fills(size, site, tmp_path):
     (tmp_path / 'big.zip').write_bytes(zipped('a.nii', body=bytes(100_000)))
     code = f'''
         import resource
-        from liverseg.download import unpack, download, Source, BadInput
+        from liverseg.download import download, Source
+        from liverseg.archive import unpack
+        from liverseg.work import BadInput
         resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
         try: download('t', 'data', source=Source('t', 'u', 'l', 'c'), file='big.zip', say=lambda line: None)
         except BadInput as e: print(e)'''
@@ -358,9 +360,9 @@ def test_a_target_of_somebody_elses(server, good, tmp_path):
     (tmp_path / 'data/train/nii/synth_e01_liver.nii.gz').write_bytes(b'corrected')
     os.utime(tmp_path / 'data/train/nii/synth_e01_liver.nii.gz', (2**31, 2**31))
     refused(served(server, good), tmp_path / 'data', 'synth_e01_liver.nii.gz: was added or changed')
-    (tmp_path / 'data' / MARK).write_text('[]')
+    (tmp_path / 'data' / RECORD).write_text('[]')
     refused(served(server, good), tmp_path / 'data', 'not something of ours')
-    refused(served(server, good), tmp_path / 'data' / MARK, 'is a file')
+    refused(served(server, good), tmp_path / 'data' / RECORD, 'is a file')
 
 
 def test_an_earlier_download_stays_when_the_next_fails(server, good, tmp_path):
@@ -383,15 +385,15 @@ def test_no_file_of_the_users(what, server, good, tmp_path, monkeypatch):
     if what == 'unreadable':
         mine.write_bytes(good)
         def deny(path, *args): raise PermissionError(13, 'Permission denied', str(path))
-        monkeypatch.setattr(module, 'open', deny, raising=False)
+        monkeypatch.setattr(archive, 'open', deny, raising=False)
     refused(served(server, good), tmp_path / 'data', 'cannot be read (Permission denied)' if what == 'unreadable' else 'no such file', file=mine)
 
 
 def test_ctrl_c(server, good, tmp_path, monkeypatch):
     def stop(*args, **kwargs): raise KeyboardInterrupt
-    for name in ('_write', '_verify', 'fetch'):
+    for where, name in ((archive, '_write_member'), (module, '_verify'), (module, 'fetch')):
         with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-            m.setattr(module, name, stop)
+            m.setattr(where, name, stop)
             get(served(server, good), tmp_path / 'data')
         assert list(tmp_path.iterdir()) == []
 
@@ -506,7 +508,7 @@ HOSTILE = {
     'zip twice': (patched(zipped('a.nii', 'b.nii'), [(b'b.nii', b'a.nii')]), 'is there twice'),
     'zip twice, in other words': (zipped('x/a.nii', 'x//a.nii'), 'is there twice'),
     'zip file and folder': (zipped('a', 'a/b', 'c'), 'both as a file and as a folder'),
-    'zip with our name': (zipped(MARK, 'a.nii'), 'a name that we need'),
+    'zip with our name': (zipped(RECORD, 'a.nii'), 'a name that we need'),
     'zip without files': (zipped(), 'holds no files'),
     'zip of junk alone': (zipped('__MACOSX/a'), 'holds no files'),
     'zip without a name': (raw_name('.', 'zip'), OUT),

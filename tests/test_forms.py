@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 import liverseg.convert as lib
-from liverseg.volume import BadInput, read_volume, to_slices, window
+from liverseg.volume import to_slices, window
+from liverseg.cases import read_volume
+from liverseg.work import BadInput
 from test_bad_input import change, image, mask
 from test_convert import THREE, cli, pixels, tiny, tree
 

@@ -9,7 +9,9 @@ from PIL import Image
 from conftest import content, run, shared
 from liverseg.convert import convert
 from liverseg.phantom import make_subject
-from liverseg.volume import ORDERS, from_slices, read_volume, stored_as, to_slices, volume_ml, write_mask
+from liverseg.volume import from_slices, to_slices, volume_ml
+from liverseg.cases import read_volume
+from liverseg.nifti import ORDERS, stored_as, write_mask
 
 GEOMETRY = ('dim', 'pixdim', 'qform_code', 'sform_code', 'quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z',
             'srow_x', 'srow_y', 'srow_z', 'xyzt_units')

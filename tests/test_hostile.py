@@ -17,13 +17,14 @@ from conftest import LIVERSEG, run
 from PIL import Image
 
 from liverseg.convert import import_slices
-from liverseg.data import read_manifest
-from liverseg.datasets import find_cases
+from liverseg.manifest import read_manifest
+from liverseg.layouts import find_cases
 from liverseg.models import open_model
 from liverseg.phantom import make_subject, write_subject
-from liverseg.train import load_model
-from liverseg.volume import BadInput, Volume, check_same_grid, read_volume
-from liverseg.work import each
+from liverseg.save import load_model
+from liverseg.volume import Volume, check_same_grid
+from liverseg.cases import read_volume
+from liverseg.work import BadInput, each
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +56,7 @@ def test_more_than_the_header_announces(subject, tmp_path):
         f.write(raw)
         for _ in range(64): f.write(bytes(2**24))
     (tmp_path / 'bomb.nii.gz').write_bytes(out.getvalue())
-    code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); from liverseg.volume import read_volume; print([n.code for n in read_volume({str(tmp_path / 'bomb.nii.gz')!r}).notes])"
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); from liverseg.cases import read_volume; print([n.code for n in read_volume({str(tmp_path / 'bomb.nii.gz')!r}).notes])"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'))
     assert "'longer'" in done.stdout, done.stderr
     (tmp_path / 'parts.nii.gz').write_bytes(gzip.compress(raw[:1000]) + gzip.compress(raw[1000:]))
@@ -116,7 +117,7 @@ def test_endings_in_any_case(subject, tmp_path):
 
 def test_masks_in_any_form(subject, tmp_path):
     "Endings in any case, and pairs; two forms of one name are no pair of masks, and a name that no table holds is refused"
-    from liverseg.masks import mask_pairs
+    from liverseg.compare import mask_pairs
     img = nib.Nifti1Image(subject.labels, subject.affine)
     for folder in ('pred', 'truth'): (tmp_path / folder).mkdir()
     (tmp_path / 'pred/a.NII').write_bytes(img.to_bytes()), nib.save(img, tmp_path / 'truth/a.hdr')
@@ -153,7 +154,7 @@ SPOILED = { # tags that do not fit the pixels or the other slices, and what is s
 @pytest.mark.parametrize('name', SPOILED)
 def test_dicom_is_not_taken_at_its_word(name, subject, tmp_path):
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     changes, said = SPOILED[name]
     write_series(subject.hu, subject.affine, tmp_path / 's', **changes)
     what = complaint(read_volume, tmp_path / 's')
@@ -163,7 +164,7 @@ def test_dicom_is_not_taken_at_its_word(name, subject, tmp_path):
 @pytest.mark.parametrize('tags', [dict(RescaleIntercept=lambda k: '-1024' if k == 3 else '0'), dict(RescaleSlope=lambda k: '2' if k == 3 else '1')])
 def test_a_slice_on_another_scale_is_named(tags, subject, tmp_path):
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     for name, more in (('s', tags), ('t', {})): write_series(subject.hu, subject.affine, tmp_path / name, **more)
     assert [n.text.split(' ')[0] for n in read_volume(tmp_path / 's').notes if n.code == 'rescale differs'] == ['image_3']
     assert not read_volume(tmp_path / 't').notes
@@ -171,7 +172,7 @@ def test_a_slice_on_another_scale_is_named(tags, subject, tmp_path):
 
 def test_one_dicom_file_is_a_scan(subject, tmp_path):
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     file = write_series(subject.hu, subject.affine, tmp_path / 's')[4]
     assert read_volume(file).data.shape == (32, 32, 1) and [c.image for c in find_cases(file)] == [file]
 
@@ -179,7 +180,8 @@ def test_one_dicom_file_is_a_scan(subject, tmp_path):
 def test_copies_among_many_phases(subject, tmp_path):
     "Twenty times the same place: copies are found without comparing each with each"
     pytest.importorskip('pydicom')
-    from liverseg.dicom import read_series, write_series
+    from liverseg.dicom import read_series
+    from liverseg.phantom import write_series
     for k in range(20): write_series(subject.hu[..., :2] + (k // 2), subject.affine, tmp_path / f's/{k}', AcquisitionNumber=k // 2, SeriesInstanceUID='1.2.3')
     series = read_series(tmp_path / 's')
     assert series.data.shape[2] == 2 and any('20 of 40 slices are copies' in text for _, text in series.notes)
@@ -212,7 +214,7 @@ def test_archives_within_archives(tmp_path):
 
 
 def test_an_archive_that_swells(tmp_path):
-    from liverseg.download import unpack
+    from liverseg.archive import unpack
     with zipfile.ZipFile(tmp_path / 'a.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a/zeros', bytes(2*10**8))
     assert 'times as much' in complaint(unpack, tmp_path / 'a.zip', tmp_path / 'out')
     assert not any((tmp_path / 'out').rglob('*'))
@@ -264,7 +266,7 @@ def test_cells_of_a_manifest(change, said, tmp_path):
 
 
 def test_a_description_without_end(tmp_path):
-    from liverseg.data import read_form
+    from liverseg.pixels import read_form
     (tmp_path / 'dataset.json').write_text('['*100_000)
     assert 'tells no window' in complaint(read_form, tmp_path)
 
@@ -298,7 +300,7 @@ def test_nothing_that_is_printed_acts_on_the_terminal(name, subject, tmp_path):
 
 
 def test_a_report_with_a_subject_twice(tmp_path):
-    from liverseg.masks import read_cases
+    from liverseg.compare import read_cases
     (tmp_path / 'cases.csv').write_text('subject,dice\na,0.5\na,0.6\n')
     assert 'twice' in complaint(read_cases, tmp_path)
 
@@ -333,7 +335,7 @@ def test_a_worker_that_the_system_stopped():
 def test_weights_that_are_no_numbers(model, tmp_path):
     import shutil
     import torch
-    from liverseg.train import load_model, save_model
+    from liverseg.save import load_model, save_model
     net, meta = load_model(model)
     next(iter(net.parameters())).data[0] = torch.nan
     save_model(net, meta, shutil.copytree(model, tmp_path / 'm'))
@@ -342,7 +344,7 @@ def test_weights_that_are_no_numbers(model, tmp_path):
 
 @pytest.mark.parametrize('change', [dict(subjects=None), dict(subjects=['a']), dict(sha256=None), dict(mean=[10**400, 0, 0]), dict(arch=[]), dict(arch={})])
 def test_descriptions_of_any_shape(change, model, tmp_path):
-    from liverseg.train import read_meta
+    from liverseg.models import read_meta
     (tmp_path / 'model.json').write_text(json.dumps(json.loads((model / 'model.json').read_text()) | change))
     assert f'has {next(iter(change))}' in complaint(read_meta, tmp_path)
     (tmp_path / 'model.json').write_text('['*100_000)
@@ -387,7 +389,7 @@ def no_formula_in(path):
 
 def test_subjects_named_like_formulas(tmp_path):
     "The manifest holds them as they are, so do the model and the summary; the tables for people hold texts; and these are read back"
-    from liverseg.masks import read_cases
+    from liverseg.compare import read_cases
     for k, (name, split) in enumerate(zip(FORMULAS, ('train', 'train', 'test', 'test'))):
         write_subject(make_subject(k, shape=(32, 32, 8)), tmp_path / f'data/{split}/nii', name)
     run('convert', tmp_path / 'data', tmp_path / 'png', ok=0)
@@ -402,7 +404,7 @@ def test_subjects_named_like_formulas(tmp_path):
 
 
 def test_a_subject_called_na_is_read_back(tmp_path):
-    from liverseg.masks import read_cases
+    from liverseg.compare import read_cases
     (tmp_path / 'cases.csv').write_text("subject,dice\nNA,0.5\n007,\n")
     cases = read_cases(tmp_path)
     assert list(cases.index) == ['NA', '007'] and cases['dice'].isna().tolist() == [False, True]
@@ -427,7 +429,7 @@ def test_scans_and_masks_named_like_formulas(model, subject, tmp_path):
 @pytest.mark.parametrize('name, cell', [('=1+1', "'=1+1"), ('+1', "'+1"), ('-1', "'-1"), ('@a', "'@a"), ('\t=1', "'\t=1"), ('\r=1', "'\r=1"), ("'=1", "''=1"),
                                         ("o'hara", "o'hara"), ("'a'", "'a'"), ('a=1', 'a=1'), ('a;=1+1', "a;'=1+1"), (";'-1;;@x;a", ";''-1;;'@x;a"), ('a; =1', 'a; =1'), ('', ''), (-1.5, -1.5)])
 def test_a_text_as_a_cell_and_back(name, cell):
-    from liverseg.volume import as_cell, from_cell
+    from liverseg.work import as_cell, from_cell
     assert as_cell(name) == cell and (not isinstance(cell, str) or from_cell(cell) == name)
 
 
@@ -441,7 +443,7 @@ def test_a_tab_in_a_name_is_refused(subject, tmp_path):
 def test_a_mask_among_the_slices_of_its_scan(subject, model, tmp_path):
     "It is no scan, it changes no stamp, and another program's beside it is not one either"
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     from liverseg.predict import Segmenter, predict, scans_in
     for name in 'st': write_series(subject.hu, subject.affine, tmp_path / name, PatientID=name)
     how = dict(model=Segmenter.load(model, 'cpu'), say=lambda s: None)
@@ -468,7 +470,8 @@ def limited(code, *args, gib=3):
 READ = '''
 import sys
 from pathlib import Path
-from liverseg.volume import BadInput, read_volume
+from liverseg.cases import read_volume
+from liverseg.work import BadInput
 try: print(read_volume(Path(sys.argv[1])).data.sum())
 except BadInput as e: print('BadInput', e)
 '''
@@ -504,7 +507,7 @@ def deflated(file, more=0):
 def test_a_deflated_file_that_swells(subject, tmp_path):
     "Read as far as its header announces; an honest one is read"
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     files = write_series(subject.hu, subject.affine, tmp_path / 's')
     for file in files: deflated(file)
     np.testing.assert_array_equal(np.sort(read_volume(tmp_path / 's').data, None), np.sort(subject.hu, None))
@@ -535,8 +538,8 @@ def test_an_archive_of_zeros(tmp_path):
 def test_archives_that_hold_too_much_together(tmp_path, monkeypatch):
     "Each within its own limit; what lies in an archive within another counts again"
     pytest.importorskip('pydicom')
-    from liverseg import dicom
-    monkeypatch.setattr(dicom, 'MOST_UNPACKED', 10**6)
+    from liverseg import archive
+    monkeypatch.setattr(archive, 'MOST_UNPACKED', 10**6)
     for k in range(3):
         with zipfile.ZipFile(tmp_path / f'{k}.zip', 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('a.bin', bytes(400_000))
     assert 'without DICOM' in complaint(read_volume, tmp_path / '0.zip')
@@ -583,7 +586,7 @@ def test_files_of_others_are_not_replaced_by_a_list_or_a_network(scans, subject,
     for _ in range(2): run('check', scans, '--json', tmp_path / 'found.json', ok=0)
     (tmp_path / 'other.onnx').write_bytes(bytes(1000))
     pytest.importorskip('onnx')
-    from liverseg.models import export_onnx
+    from liverseg.save import export_onnx
     assert 'was not written by liverseg export' in complaint(export_onnx, tmp_path / 'other.onnx', model)
     assert (tmp_path / 'other.onnx').read_bytes() == bytes(1000)
     for _ in range(2): export_onnx(tmp_path / 'ours.onnx', model)

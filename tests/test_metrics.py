@@ -19,7 +19,10 @@ def pairs(draw):
     def mask(kind):
         if kind == 'noise': return rng.random(shape) < rng.random()
         if kind == 'voxel': return np.arange(np.prod(shape)).reshape(shape) == rng.integers(np.prod(shape))
-        if kind == 'box': return np.all([(a >= lo) & (a < hi) for a, lo, hi in zip(np.indices(shape), *np.sort(rng.integers(0, np.array(shape) + 1, (2, 3)), 0))], 0)
+        if kind == 'box':
+            return np.all([(a >= lo) & (a < hi)
+                           for a, lo, hi in zip(np.indices(shape),
+                                                *np.sort(rng.integers(0, np.array(shape) + 1, (2, 3)), 0))], 0)
         return np.full(shape, kind == 'full')
     kinds = st.sampled_from(['noise', 'noise', 'box', 'box', 'voxel', 'empty', 'full'])
     return mask(draw(kinds)), mask(draw(kinds)), tuple(draw(st.sampled_from([.5, .8, 1., 2.5, 5.])) for _ in range(3))
@@ -29,15 +32,18 @@ def by_monai(pred, true, spacing, tolerance):
     import torch
     hot = [torch.from_numpy(np.stack([~m, m]).astype(np.float32))[None] for m in (pred, true)]
     how = dict(include_background=False, spacing=spacing)
-    return dict(hd95_mm=monai.compute_hausdorff_distance(*hot, percentile=95, **how), assd_mm=monai.compute_average_surface_distance(*hot, symmetric=True, **how),
-                nsd=monai.compute_surface_dice(*hot, [tolerance], **how), dice=monai.compute_dice(*hot, include_background=False),
+    return dict(hd95_mm=monai.compute_hausdorff_distance(*hot, percentile=95, **how),
+                assd_mm=monai.compute_average_surface_distance(*hot, symmetric=True, **how),
+                nsd=monai.compute_surface_dice(*hot, [tolerance], **how),
+                dice=monai.compute_dice(*hot, include_background=False),
                 jaccard=monai.compute_iou(*hot, include_background=False))
 
 
 def by_sitk(pred, true):
     measure = sitk.LabelOverlapMeasuresImageFilter()
     measure.Execute(*[sitk.GetImageFromArray(m.astype(np.uint8)) for m in (pred, true)])
-    return dict(dice=measure.GetDiceCoefficient(), jaccard=measure.GetJaccardCoefficient(), recall=1 - measure.GetFalseNegativeError(), precision=1 - measure.GetFalseDiscoveryRate())
+    return dict(dice=measure.GetDiceCoefficient(), jaccard=measure.GetJaccardCoefficient(),
+                recall=1 - measure.GetFalseNegativeError(), precision=1 - measure.GetFalseDiscoveryRate())
 
 
 @settings(deadline=None, max_examples=150, derandomize=True)
@@ -48,7 +54,8 @@ def test_two_masks_with_liver_measure_as_monai_and_simpleitk_say(pair):
     pred, true, spacing = pair
     if not (pred.any() and true.any()): return
     found = case_metrics(pred, true, spacing, 2.)
-    for k, v in by_monai(pred, true, spacing, 2.).items(): assert math.isclose(found[k], float(v), rel_tol=1e-5, abs_tol=1e-5), k
+    for k, v in by_monai(pred, true, spacing, 2.).items():
+        assert math.isclose(found[k], float(v), rel_tol=1e-5, abs_tol=1e-5), k
     for k, v in by_sitk(pred, true).items(): assert math.isclose(found[k], v, abs_tol=1e-9), k
 
 
@@ -56,10 +63,12 @@ def test_two_masks_with_liver_measure_as_monai_and_simpleitk_say(pair):
 @given(pairs())
 def test_what_must_hold_of_any_two_masks(pair):
     pred, true, spacing = pair
-    one, other, itself = case_metrics(pred, true, spacing), case_metrics(true, pred, spacing), case_metrics(true, true, spacing)
-    for k in ('dice', 'jaccard', 'voe', 'hd95_mm', 'assd_mm', 'nsd'): assert one[k] == pytest.approx(other[k], nan_ok=True)
+    one, other, itself = (case_metrics(a, b, spacing) for a, b in ((pred, true), (true, pred), (true, true)))
+    for k in ('dice', 'jaccard', 'voe', 'hd95_mm', 'assd_mm', 'nsd'):
+        assert one[k] == pytest.approx(other[k], nan_ok=True)
     assert one['precision'] == pytest.approx(other['recall'], nan_ok=True)
-    if true.any(): assert (itself['dice'], itself['hd95_mm'], itself['assd_mm'], itself['nsd'], itself['rvd']) == (1, 0, 0, 1, 0)
+    if true.any():
+        assert (itself['dice'], itself['hd95_mm'], itself['assd_mm'], itself['nsd'], itself['rvd']) == (1, 0, 0, 1, 0)
     assert border(true).sum() <= true.sum() and bool(border(true).any()) == bool(true.any())
 
 

@@ -35,9 +35,9 @@ def test_the_masks_of_an_onnx_file_are_those_of_the_model(cohort, png, model, ex
 
 @pytest.mark.parametrize('arch, decoder', [('lite', 'light'), ('resnet18', 'fastai'), ('resnet34', 'reference')])
 def test_any_number_of_slices_of_any_size(arch, decoder, tmp_path):
-    from liverseg.models import export_onnx, load_onnx
+    from liverseg.models import load_onnx
+    from liverseg.save import describe, export_onnx, save_model
     from liverseg.network import build_net
-    from liverseg.train import describe, save_model
     torch.manual_seed(0)
     net = build_net(arch, decoder, 64).eval()
     save_model(net, describe(arch, 64, decoder=decoder), tmp_path / 'model')
@@ -53,8 +53,10 @@ def test_any_number_of_slices_of_any_size(arch, decoder, tmp_path):
 def test_two_models_answer_together(cohort, model, exported, tmp_path):
     scan, twin = image(cohort, 'test'), shutil.copytree(model, tmp_path / 'twin')
     run('predict', scan, tmp_path / 'one.nii.gz', '--model', model, '--maps', *CPU, ok=0)
-    run('predict', scan, tmp_path / 'two.nii.gz', '--model', model, '--maps', '--also', twin, '--also', exported, *CPU, ok=0)
-    assert np.abs(voxels(tmp_path / 'one_prob.nii.gz') - voxels(tmp_path / 'two_prob.nii.gz')).max() <= .0011 # maps have three digits
+    also = ('--also', twin, '--also', exported)
+    run('predict', scan, tmp_path / 'two.nii.gz', '--model', model, '--maps', *also, *CPU, ok=0)
+    one, two = (voxels(tmp_path / f'{name}_prob.nii.gz') for name in ('one', 'two'))
+    assert np.abs(one - two).max() <= .0011 # maps have three digits
     assert json.loads((tmp_path / 'two.json').read_text())['model'].count('+') == 2
     told = json.loads((twin / 'model.json').read_text())
     (twin / 'model.json').write_text(json.dumps(dict(told, window=[0, 255])))
@@ -77,7 +79,8 @@ def test_files_that_are_no_network_of_ours(cohort, exported, tmp_path):
         bad.write_bytes(content)
         assert 'cannot be read as ONNX' in said()
     graph = onnx.load(exported)
-    for value, word in (('null', 'does not describe a liverseg model'), ('{', 'not JSON'), ('{"format": "liverseg", "version": 99}', 'update liverseg')):
+    for value, word in (('null', 'does not describe a liverseg model'), ('{', 'not JSON'),
+                        ('{"format": "liverseg", "version": 99}', 'update liverseg')):
         graph.metadata_props[0].value = value
         onnx.save(graph, bad)
         assert word in said()

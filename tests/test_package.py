@@ -89,12 +89,12 @@ def test_metadata_comes_from_settings(clean):
 
 
 EXTRAS = dict(
-    dicom='from liverseg.dicom import read_series, write_series; import gdcm; write_series(hu, eye, "ct"); assert read_series("ct").data.shape == hu.shape',
+    dicom='from liverseg.dicom import read_series; from liverseg.phantom import write_series; import gdcm; write_series(hu, eye, "ct"); assert read_series("ct").data.shape == hu.shape',
     lite='from liverseg.network import pretrained_encoder; pretrained_encoder("lite")',
     multi='import accelerate',
-    onnx='from liverseg.network import build_net; from liverseg.train import describe, save_model; from liverseg.models import export_onnx, open_model; '
+    onnx='from liverseg.network import build_net; from liverseg.save import describe, export_onnx, save_model; from liverseg.models import open_model; '
          'save_model(build_net("resnet18", size=64), describe("resnet18", 64), "m"); open_model([export_onnx("m.onnx", "m"), "m"], "cpu")',
-    widgets='from liverseg.browse import browse, browse_3d; from liverseg.phantom import make_subject, write_subject; '
+    widgets='from liverseg.look import browse, browse_3d; from liverseg.phantom import make_subject, write_subject; '
             'scan = write_subject(make_subject(0, shape=(32, 32, 8)), ".", "s")[0]; browse(scan), browse_3d(scan)')
 
 

@@ -27,15 +27,20 @@ def scans(cohort, tmp_path_factory):
 @pytest.fixture(scope='module')
 def night(scans, model, tmp_path_factory):
     out = tmp_path_factory.mktemp('night') / 'masks'
-    return out, run('predict', scans, out, '--model', model, '--post', 'largest', '--post', 'fill', '--device', 'cpu', ok=1)
+    return out, run('predict', scans, out, '--model', model, '--post', 'largest', '--post', 'fill', '--device', 'cpu',
+                    ok=1)
 
 
 def test_a_folder_of_scans(scans, night):
     out, done = night
-    assert {p.name for p in out.iterdir()} == {'results.csv', 'triage.html', *(f'{n}{e}' for n in ('whole', 'cut', 'single', 'air') for e in ('.nii.gz', '.json', '.png'))}
-    assert '5 scan(s), 1 failed' in done.stdout and 'broken.nii.gz: failed' in done.stdout and 'error: ' in done.stderr and 'broken.nii.gz' in done.stderr
+    assert {p.name for p in out.iterdir()} == {'results.csv', 'triage.html',
+                                               *(f'{n}{e}' for n in ('whole', 'cut', 'single', 'air')
+                                                 for e in ('.nii.gz', '.json', '.png'))}
+    assert '5 scan(s), 1 failed' in done.stdout and 'broken.nii.gz: failed' in done.stdout and 'error: ' in done.stderr
+    assert 'broken.nii.gz' in done.stderr
     rows = {r['scan']: r for r in csv.DictReader((out / 'results.csv').open())}
-    assert rows['air.nii.gz']['liver_found'] == 'False' and rows['air.nii.gz']['warnings'].endswith('no liver was found')
+    assert rows['air.nii.gz']['liver_found'] == 'False'
+    assert rows['air.nii.gz']['warnings'].endswith('no liver was found')
     assert 'a lower bound' in rows['cut.nii']['warnings'] and rows['broken.nii.gz']['warnings'] == ''
     assert rows['broken.nii.gz']['error'] and 'feet' in rows['cut.nii']['touches'].split()
     for name in ('whole.nii.gz', 'single.nii.gz'):
@@ -44,7 +49,7 @@ def test_a_folder_of_scans(scans, night):
 
 
 def test_the_worst_come_first(night):
-    "Errors, then what has warnings; the page shows a picture of each that has one, and no model of one's own knows an expected Dice"
+    "Errors, then what has warnings; the page shows every picture there is; a model of one's own knows no expected Dice"
     out, _ = night
     rows = list(csv.DictReader((out / 'results.csv').open()))
     assert [r['scan'] for r in rows][0] == 'broken.nii.gz' and all(r['expected_dice'] == '' for r in rows)
@@ -52,7 +57,8 @@ def test_the_worst_come_first(night):
     assert doubtful == sorted(doubtful, reverse=True)
     page = (out / 'triage.html').read_text()
     shown = [page.index(f'<b>{r["scan"]}</b>') for r in rows]
-    assert shown == sorted(shown) and all(f'src="{n}.png"' in page for n in ('whole', 'cut', 'single', 'air')) and 'src="broken' not in page
+    assert shown == sorted(shown) and all(f'src="{n}.png"' in page for n in ('whole', 'cut', 'single', 'air'))
+    assert 'src="broken' not in page
 
 
 def test_the_network_that_ships_says_what_to_expect(scans, tmp_path):
@@ -68,15 +74,18 @@ def test_a_page_of_the_users_is_not_replaced(scans, model, tmp_path):
     (tmp_path / 'triage.html').write_text('my notes')
     done = run('predict', scans, tmp_path, '--model', model, '--device', 'cpu', ok=1)
     assert done.stderr.count('\n') == 1 and 'triage.html' in done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ['triage.html'] and (tmp_path / 'triage.html').read_text() == 'my notes'
+    assert [p.name for p in tmp_path.iterdir()] == ['triage.html']
+    assert (tmp_path / 'triage.html').read_text() == 'my notes'
 
 
 def test_the_result_tells_what_was_found(night):
     out, _ = night
     told = json.loads((out / 'whole.json').read_text(), parse_constant=pytest.fail)
     mask = nib.load(out / 'whole.nii.gz')
-    assert told['voxels'] == np.count_nonzero(mask.dataobj) and told['volume_ml'] == pytest.approx(told['voxels']*abs(np.linalg.det(mask.affine[:3, :3]))/1000, abs=.01)
-    assert told['post'] == ['largest', 'fill'] and told['pieces_before_post'] >= 1 and 0 < told['hu_mean'] < 200 and len(told['model']) == 16
+    assert told['voxels'] == np.count_nonzero(mask.dataobj)
+    assert told['volume_ml'] == pytest.approx(told['voxels']*abs(np.linalg.det(mask.affine[:3, :3]))/1000, abs=.01)
+    assert told['post'] == ['largest', 'fill'] and told['pieces_before_post'] >= 1 and 0 < told['hu_mean'] < 200
+    assert len(told['model']) == 16
     none = json.loads((out / 'air.json').read_text(), parse_constant=pytest.fail)
     assert none['liver_found'] is False and none['hu_mean'] is None and 'no liver was found' in none['warnings']
     assert any('HU' in w or 'same everywhere' in w for w in none['warnings'])
@@ -93,7 +102,8 @@ def test_a_second_run_does_only_what_is_left(scans, night, model):
     run('predict', scans, out, '--model', model, *how, ok=1)
     after = times()
     assert {n for n in after if after[n] != before[n]} == {'cut.nii.gz'}
-    told = [[{k: v for k, v in row.items() if k != 'seconds'} for row in csv.DictReader(t.splitlines())] for t in (table, (out / 'results.csv').read_text())]
+    told = [[{k: v for k, v in row.items() if k != 'seconds'} for row in csv.DictReader(t.splitlines())]
+            for t in (table, (out / 'results.csv').read_text())]
     assert told[0] == told[1] and any(r['warnings'] for r in told[1]) # read from the .json of the first run
     run('predict', scans, out, '--model', model, *how, '--overwrite', ok=1)
     assert all(times()[n] != after[n] for n in after)
@@ -103,7 +113,8 @@ def test_a_second_run_does_only_what_is_left(scans, night, model):
 def trained(png, tmp_path_factory):
     "A model good enough to find one liver, on either side"
     folder = tmp_path_factory.mktemp('trained') / 'model'
-    run('train', png, folder, '--size', 64, '--epochs', 6, '--arch', 'resnet18', '--no-pretrained', '--flip', '--device', 'cpu', ok=0)
+    run('train', png, folder, '--size', 64, '--epochs', 6, '--arch', 'resnet18', '--no-pretrained', '--flip',
+        '--device', 'cpu', ok=0)
     return folder
 
 
@@ -136,7 +147,8 @@ def test_a_scan_without_liver_is_no_error(scans, model, tmp_path):
 
 def test_maps_lie_on_the_scan(cohort, model, tmp_path):
     scan = image(cohort, 'test')
-    run('predict', scan, tmp_path / 'm.nii.gz', '--model', model, '--maps', '--tta', 'shifts', '--post', 'none', '--device', 'cpu', ok=0)
+    run('predict', scan, tmp_path / 'm.nii.gz', '--model', model, '--maps', '--tta', 'shifts', '--post', 'none',
+        '--device', 'cpu', ok=0)
     mask, prob, spread = (nib.load(tmp_path / f'm{e}.nii.gz') for e in ('', '_prob', '_spread'))
     assert prob.shape == spread.shape == nib.load(scan).shape and np.allclose(prob.affine, nib.load(scan).affine)
     p, s = prob.get_fdata(), spread.get_fdata()
@@ -151,7 +163,8 @@ def test_nothing_of_the_users_is_overwritten(cohort, model, tmp_path):
 
 
 FOREIGN = { # what lies where something is to be written, and what is asked for
-    'a mask drawn by hand': (lambda scan, d: nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), d / 'm.nii.gz'), 'm.nii.gz', ()),
+    'a mask drawn by hand': (lambda scan, d: nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)),
+                                                      d / 'm.nii.gz'), 'm.nii.gz', ()),
     'something else': (lambda scan, d: (d / 'm.nii.gz').write_bytes(b'mine'), 'm.nii.gz', ()),
     'a map of another tool': (lambda scan, d: (d / 'm_prob.nii.gz').write_bytes(b'mine'), 'm_prob.nii.gz', ('--maps',)),
 }
@@ -191,7 +204,8 @@ def test_a_voxel_size_that_comes_later(cohort, model, tmp_path):
     for name in 'ab': nib.save(nib.Nifti1Image(np.asarray(whole.dataobj), None), tmp_path / f'in/{name}.nii.gz')
     done = run('predict', tmp_path / 'in', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=0)
     assert done.stdout.count('volume unknown') == 2
-    done = run('predict', tmp_path / 'in', tmp_path / 'out', '--model', model, '--device', 'cpu', '--spacing', '3,3,5', ok=0)
+    done = run('predict', tmp_path / 'in', tmp_path / 'out', '--model', model, '--device', 'cpu', '--spacing', '3,3,5',
+               ok=0)
     assert 'volume unknown' not in done.stdout and done.stdout.count(' mL') == 2
 
 
@@ -235,7 +249,8 @@ def test_what_a_result_was_made_from(tmp_path):
     for name in ('s.img', 's.zip'): (tmp_path / name).write_bytes(b'22')
     assert not any(_made_from(tmp_path / name, seg, {}) == mark for name, mark in first.items())
     now = _made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=1))
-    assert now == _made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=4)) != _made_from(tmp_path / 's.hdr', seg, dict(tta='flip', bs=4))
+    assert now == _made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=4))
+    assert now != _made_from(tmp_path / 's.hdr', seg, dict(tta='flip', bs=4))
 
 
 def test_endings_of_all_kinds(cohort, model, tmp_path):
@@ -248,12 +263,13 @@ def test_endings_of_all_kinds(cohort, model, tmp_path):
     (tmp_path / 'in/notes.txt').write_text('mine')
     done = run('predict', tmp_path / 'in', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=1)
     assert '3 scan(s), 1 failed' in done.stdout and 'd.nrrd: is no NIfTI' in done.stderr and 'notes.txt' in done.stderr
-    assert (np.asarray(nib.load(tmp_path / 'out/B.nii.gz').dataobj) == np.asarray(nib.load(tmp_path / 'out/c.nii.gz').dataobj)).all()
+    one, other = (np.asarray(nib.load(tmp_path / f'out/{n}.nii.gz').dataobj) for n in 'Bc')
+    assert (one == other).all()
 
 
 def test_a_folder_of_patients_as_dicom(cohort, model, tmp_path):
     pytest.importorskip('pydicom')
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     whole = nib.load(image(cohort, 'test'))
     hu = np.asarray(whole.dataobj).astype(np.int16)
     for name, data in (('anna', hu), ('bert', hu[::-1])):
@@ -265,12 +281,15 @@ def test_a_folder_of_patients_as_dicom(cohort, model, tmp_path):
     (tmp_path / 'ward/dora/1.dcm').write_bytes(next((tmp_path / 'ward/anna/SE1').iterdir()).read_bytes()[:400])
     done = run('predict', tmp_path / 'ward', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=1)
     rows = {r['scan']: r for r in csv.DictReader((tmp_path / 'out/results.csv').open())}
-    assert set(rows) == {'anna', 'bert', 'carl.nii.gz', 'dora'} and [n for n in rows if rows[n]['error']] == ['dora'], done.stderr
-    assert (nib.load(tmp_path / 'out/anna.nii.gz').get_fdata() > 0).sum() == (nib.load(tmp_path / 'out/carl.nii.gz').get_fdata() > 0).sum() > 0
+    assert set(rows) == {'anna', 'bert', 'carl.nii.gz', 'dora'}, done.stderr
+    assert [n for n in rows if rows[n]['error']] == ['dora'], done.stderr
+    anna, carl = ((nib.load(tmp_path / f'out/{n}.nii.gz').get_fdata() > 0).sum() for n in ('anna', 'carl'))
+    assert anna == carl > 0
     # the folder of one patient is one scan, however deep its series lie
     run('predict', tmp_path / 'ward/anna', tmp_path / 'anna.nii.gz', '--model', model, '--device', 'cpu', ok=0)
     nib.save(whole, tmp_path / 'ward/carl.nii')
-    assert 'in two forms' in run('predict', tmp_path / 'ward', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=1).stderr
+    assert 'in two forms' in run('predict', tmp_path / 'ward', tmp_path / 'out', '--model', model, '--device', 'cpu',
+                                 ok=1).stderr
 
 
 class Sided(torch.nn.Module):
@@ -282,10 +301,10 @@ class Sided(torch.nn.Module):
 
 @pytest.mark.parametrize('turn, told', [(1, False), (-1, True)])
 def test_a_mirrored_scan_is_noticed(turn, told):
-    "Where the network finds more with left and right exchanged, that is said; one that was trained with mirrored pictures is not asked"
+    "It is said where the network finds more with left and right exchanged; one trained with flips is not asked"
     from liverseg.predict import Segmenter
-    from liverseg.train import describe
-    from liverseg.volume import as_volume
+    from liverseg.save import describe
+    from liverseg.nifti import as_volume
     img = trunk([((250, 170, 150), 60), ((100, 170, 150), 20)])
     vol = as_volume(nib.Nifti1Image(np.asarray(img.dataobj)[::turn], img.affine), 's.nii')
     meta = dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3)
@@ -309,7 +328,8 @@ def trunk(balls, shape=(128, 112, 150), spacing=(3, 3, 2)):
     "A body, wider than deep, with bright balls (centre, radius) in mm, and its truth"
     at = np.stack(np.meshgrid(*(np.arange(n)*s for n, s in zip(shape, spacing)), indexing='ij'))
     middle = np.array([n*s/2 for n, s in zip(shape, spacing)])
-    hu = np.where(((at[:2] - middle[:2, None, None, None])**2/np.array([150, 90])[:, None, None, None]**2).sum(0) < 1, 40, -1000)
+    hu = np.where(((at[:2] - middle[:2, None, None, None])**2/np.array([150, 90])[:, None, None, None]**2).sum(0) < 1,
+                  40, -1000)
     for centre, radius in balls: hu[((at - np.array(centre)[:, None, None, None])**2).sum(0) < radius**2] = 200
     return nib.Nifti1Image(hu.astype(np.int16), np.diag([*spacing, 1.]))
 
@@ -325,7 +345,7 @@ def trunk(balls, shape=(128, 112, 150), spacing=(3, 3, 2)):
 @pytest.mark.parametrize('size', [128, 200])
 def test_short_cuts_find_the_same(balls, size, tmp_path):
     from liverseg.predict import Segmenter
-    from liverseg.train import describe
+    from liverseg.save import describe
     nib.save(trunk(balls), tmp_path / 's.nii')
     found, seen = {}, {}
     for thorough in (False, True):
@@ -339,16 +359,17 @@ def test_short_cuts_find_the_same(balls, size, tmp_path):
 
 def test_no_slice_is_skipped_where_the_spacing_is_unknown(tmp_path):
     from liverseg.predict import Segmenter
-    from liverseg.train import describe
+    from liverseg.save import describe
     nib.save(nib.Nifti1Image(np.asarray(trunk([]).dataobj), np.eye(4)), tmp_path / 's.nii')
     seg = Segmenter(Bright(), dict(describe('resnet18', 128), mean=[.7]*3, std=[.1]*3))
     assert seg.segment(tmp_path / 's.nii').how['slices_looked_at'] == 150
 
 
-@pytest.mark.parametrize('more, cut', [(dict(), True), (dict(arch='efficientnet_b0'), False), (dict(archs=['resnet18', 'efficientnet_b0']), False)])
+@pytest.mark.parametrize('more, cut', [(dict(), True), (dict(arch='efficientnet_b0'), False),
+                                       (dict(archs=['resnet18', 'efficientnet_b0']), False)])
 def test_networks_that_see_all_at_once_are_shown_all(more, cut, tmp_path):
     from liverseg.predict import Segmenter
-    from liverseg.train import describe
+    from liverseg.save import describe
     nib.save(trunk([((150, 160, 150), 60)]), tmp_path / 's.nii')
     seg = Segmenter(Bright(), dict(describe('resnet18', 256), mean=[.7]*3, std=[.1]*3, flip=True) | more)
     found = seg.segment(tmp_path / 's.nii')

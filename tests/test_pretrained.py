@@ -59,7 +59,7 @@ def test_download_from_a_server(server, weights, cache, monkeypatch):
 
 def test_a_download_with_another_hash_is_refused(server, weights, cache, monkeypatch):
     from liverseg.network import pretrained_encoder
-    from liverseg.volume import BadInput
+    from liverseg.work import BadInput
     shutil.copy(weights, weights.with_name('resnet18-00000000.pth'))
     patched(monkeypatch, f'{server}/resnet18-00000000.pth')
     with pytest.raises(BadInput, match='resnet18-00000000.pth'):
@@ -69,7 +69,7 @@ def test_a_download_with_another_hash_is_refused(server, weights, cache, monkeyp
 
 def test_what_is_not_there_is_named(server, cache, monkeypatch):
     from liverseg.network import pretrained_encoder
-    from liverseg.volume import BadInput
+    from liverseg.work import BadInput
     patched(monkeypatch, f'{server}/resnet18-12345678.pth')
     with pytest.raises(BadInput) as e:
         pretrained_encoder('resnet18')
@@ -79,7 +79,7 @@ def test_what_is_not_there_is_named(server, cache, monkeypatch):
 
 def test_a_damaged_file_in_the_cache_is_refused(weights, cache, monkeypatch):
     from liverseg.network import pretrained_encoder
-    from liverseg.volume import BadInput
+    from liverseg.work import BadInput
     patched(monkeypatch, f'http://127.0.0.1:9/{weights.name}')
     cache.mkdir(parents=True)
     (cache / weights.name).write_bytes(weights.read_bytes()[:-1])
@@ -94,7 +94,7 @@ def test_a_damaged_file_in_the_cache_is_refused(weights, cache, monkeypatch):
 def test_a_pickle_that_runs_something_does_not(tmp_path):
     import os
     from liverseg.network import pretrained_encoder
-    from liverseg.volume import BadInput
+    from liverseg.work import BadInput
     class Bomb:
         def __reduce__(self): return os.mkdir, (str(tmp_path / 'boom'),)
     torch.save(Bomb(), tmp_path / 'weights.pth')
@@ -123,7 +123,8 @@ def test_command_line_with_a_file(weights, png, tmp_path):
 
 def test_command_line_without_either(png, tmp_path):
     "No cache and no network (a proxy where nobody listens): one sentence, no model"
-    env = {'TORCH_HOME': str(tmp_path / 'torch'), 'https_proxy': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9'}
+    nowhere = 'http://127.0.0.1:9'
+    env = {'TORCH_HOME': str(tmp_path / 'torch'), 'https_proxy': nowhere, 'HTTPS_PROXY': nowhere}
     done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--device', 'cpu', ok=1, env=env)
     said = [line for line in done.stderr.splitlines() if line.startswith('liverseg: ')]
     assert len(said) == 1 and 'resnet34-b627a593.pth' in said[0] and '--no-pretrained' in said[0]
@@ -141,7 +142,7 @@ def test_lite_needs_no_network(png, tmp_path):
 def test_lite_without_its_extra(png, tmp_path, monkeypatch):
     from liverseg import network
     from liverseg.train import train
-    from liverseg.volume import BadInput
+    from liverseg.work import BadInput
     monkeypatch.setattr(network, 'has_lite', lambda: False)
     with pytest.raises(BadInput, match='liverseg.lite.'):
         train(png, tmp_path / 'm', 'cpu', size=64, epochs=1, arch='lite')

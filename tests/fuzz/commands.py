@@ -12,7 +12,10 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from liverseg.volume import AIR, BadInput, check_same_grid, read_volume, to_slices, window, write_mask
+from liverseg.volume import AIR, check_same_grid, to_slices, window
+from liverseg.cases import read_volume
+from liverseg.nifti import write_mask
+from liverseg.work import BadInput
 
 
 class Rows(BadInput):

@@ -173,7 +173,7 @@ def _(rng, data, affine, fill):
 
 @fault(NIFTI, 'another order of axes')
 def _(rng, data, affine, fill):
-    from liverseg.volume import ORDERS, stored_as
+    from liverseg.nifti import ORDERS, stored_as
     img = stored_as(nib.Nifti1Image(data, affine), pick(rng, ORDERS))
     return made(packed(rng, nii(np.asarray(img.dataobj), img.affine)), data, affine)
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from kinds import KINDS
 
-from liverseg.volume import BadInput
+from liverseg.work import BadInput
 
 SECONDS, MEMORY = 20, 2**30 # what a case may take: CPU seconds, and bytes beside what is mapped already
 torch.set_num_threads(1)

@@ -23,18 +23,20 @@ from faults import ARCHIVES, NIFTI, RIGHT, SENTENCE, SERIES, TREES, pick, put
 
 from liverseg.check import examine
 from liverseg.convert import convert, import_slices
-from liverseg.data import check_slices, read_form, read_manifest, training_table
-from liverseg.datasets import Case, find_cases
-from liverseg.download import unpack
+from liverseg.data import training_table
+from liverseg.manifest import check_slices, read_manifest
+from liverseg.pixels import read_form
+from liverseg.layouts import find_cases
+from liverseg.cases import Case, read_volume
+from liverseg.archive import unpack
 from liverseg.network import build_net
 from liverseg.phantom import make_subject, write_subject
 from liverseg.predict import Segmenter, predict
-from liverseg.train import describe, load_model, save_model
-from liverseg.masks import evaluate_masks
-from liverseg.volume import AIR, as_volume, check_same_grid, read_volume, write_mask
-
-try: from liverseg.volume import from_cell
-except ImportError: from_cell = str # a package from before it
+from liverseg.compare import evaluate_masks
+from liverseg.save import describe, load_model, save_model
+from liverseg.volume import AIR, check_same_grid
+from liverseg.nifti import as_volume, write_mask
+from liverseg.work import from_cell
 
 ODD = [0, -1, 1, 2, 7, 255, 2**15 - 1, -2**15, 2**31 - 1, -2**31, 2**63 - 1, 1e-30, -.0, .5, 1e30, 1e308, np.nan, np.inf, -np.inf]
 TEXT = ['', ' ', '-1', '0', '1', '1.5', '1e30', 'nan', 'inf', '-inf', '9'*30, '9'*5000, '=1+1', '@SUM(A1)', '\0', 'a\0b', '../x', '/etc/passwd', 'a/b', 'é', '٣', '\x1b[2J', '"', '\n', ',', 'None', '1\\2', 'x'*300, 'test', 'TRAIN', '\ufeff', '\u202e']
@@ -219,7 +221,7 @@ VALUES = ['RescaleSlope', 'RescaleIntercept', 'BitsAllocated', 'BitsStored', 'Hi
 
 def sound_series(folder):
     "A series as {name: bytes}, and its values"
-    from liverseg.dicom import write_series
+    from liverseg.phantom import write_series
     s = make_subject(3, shape=(20, 16, 6))
     return {p.name: p.read_bytes() for p in write_series(s.hu, s.affine, folder / 's')}, np.unique(s.hu), known_scan(s, folder)
 
@@ -440,7 +442,7 @@ def answering(path):
 
 def sound_onnx(folder):
     "The same network as ONNX"
-    from liverseg.models import export_onnx
+    from liverseg.save import export_onnx
     return export_onnx(folder / 'm.onnx', sound_model(folder)).read_bytes()
 
 
