@@ -201,6 +201,8 @@ def _slice_table(src):
     table = read_table(path, advice)
     if missing := set(_SLICE_COLUMNS) - set(table.columns):
         raise BadInput(f'{path}: has no column {sorted(missing)[0]}; it needs file, subject, z and split')
+    if odd := [f for f in table['file'] if Path(f).is_absolute() or '..' in Path(f).parts]:
+        raise BadInput(f'{path}: has a file outside images/ ({odd[0][:40]!r}); give its name within images/ and masks/')
     _check_slice_subjects(table, path)
     if not len(table): raise BadInput(f'{path}: has no rows; list a slice in each')
     if odd := [z for z in table['z'] if not re.fullmatch('[0-9]{1,6}', z)]:

@@ -262,9 +262,16 @@ def _check_series(slices):
                            'damaged, export it again')
         if s.rescaled != any(t.rescaled for t in slices):
             raise BadInput(f'{s.path}: says no rescale intercept, as other files of its series do; export it again')
-    s = slices[0]
+    _check_pixel_grid(slices[0])
+
+# %% ../nbs/13_dicom.ipynb #1b6eeb37
+def _check_pixel_grid(s):
+    "Does a slice say where its pixels are, and how large?"
     if not (s.pixel > 0).all() or not np.isfinite(s.pixel).all():
         raise BadInput(f'{s.path}: says no pixel spacing, so nothing can be measured; export it again')
+    if s.pixel.min() < .01 or s.pixel.max() > 20:
+        raise BadInput(f'{s.path}: says that its pixels are {s.pixel[0]:g}×{s.pixel[1]:g} mm, which no CT has; '
+                       'export it again')
     if np.isnan(s.axes).any(): return
     if np.abs(s.axes @ s.axes.T - np.eye(2)).max() > .01:
         raise BadInput(f'{s.path}: its rows and columns are not at right angles; export it again')

@@ -492,3 +492,9 @@ def test_ircad_as_distributed():
     mask = masks_on(series, shared('ircad_dicom', 'MASKS_DICOM', 'liver'))
     assert set(np.unique(mask)) == {0, 255}
     np.testing.assert_array_equal(mask[:, ::-1] > 0, np.asarray(liver.dataobj[:, :, 60:72]) > 0)
+
+
+@pytest.mark.parametrize('pixel', [['100000', '100000'], ['.001', '1'], ['1', '25']])
+def test_pixels_that_no_ct_has(tmp_path, pixel):
+    write(tmp_path / 'ct', PixelSpacing=pixel)
+    with pytest.raises(BadInput, match='which no CT has; export it again'): read_series(tmp_path / 'ct')

@@ -241,7 +241,7 @@ def vast(path): Image.new('1', (20000, 20000)).save(path)
 @pytest.mark.parametrize('image, row, said', [
     (palette, {}, 'is not an 8-bit grey picture'), (gif, {}, 'cannot be read as PNG'), (fifo, {}, 'there is no such file'), (vast, {}, '0.png'),
     (None, dict(subject='a\0b'), 'unprintable'), (None, dict(subject='a\u202eb'), 'unprintable'), (None, dict(subject='ä'*101), 'more than 200 bytes'), (None, dict(subject='b'*300), 'more than 200 bytes'),
-    (None, dict(z='-1'), "('-1')"), (lambda p: Image.fromarray(np.full((8, 8), 77, np.uint8)).save(p.parents[1] / 'masks/0.png'), {}, 'number them so'), (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
+    (None, dict(file='../images/0.png'), 'outside images/'), (None, dict(file='/etc/0.png'), 'outside images/'), (None, dict(z='-1'), "('-1')"), (lambda p: Image.fromarray(np.full((8, 8), 77, np.uint8)).save(p.parents[1] / 'masks/0.png'), {}, 'number them so'), (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
 def test_slices_that_are_none(image, row, said, tmp_path):
     assert said in complaint(import_slices, slices(tmp_path / 's', image, **row), tmp_path / 'out')
     assert not [p for p in tmp_path.iterdir() if p.name != 's']
