@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all bench study weights best bench-train bench-start bench-step bench-metrics bench-predict figures notebooks readme docs preview export real clean
+.PHONY: help demo test test-all bench study weights best bench-train bench-start bench-startup bench-step bench-metrics bench-predict figures notebooks readme docs preview export real clean
 
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
@@ -77,6 +77,9 @@ bench-train: $(READY)  ## training against the reference's recipe, segmentation_
 
 bench-start: $(READY)  ## a few epochs on patient 1, from the network that ships and from ImageNet's weights (ten minutes)
 	$(BIN)/python benchmarks/start.py
+
+bench-startup: $(READY)  ## CPU seconds until a mask can be made or a wrong file is refused, in fresh processes (a minute)
+	$(BIN)/python benchmarks/startup.py
 
 bench-step: $(READY)  ## where the time of a training step goes (five minutes)
 	$(BIN)/python benchmarks/step.py
