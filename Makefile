@@ -12,7 +12,7 @@ help:      ## list the targets
 demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice and pictures out (a minute or two)
 	$(BIN)/liverseg demo demo
 
-test: $(READY)  ## the notebooks as tests, then pytest (a quarter of an hour)
+test: $(READY)  ## the notebooks as tests, then pytest (25 minutes)
 	@# two notebooks run side by side: one thread each, or they fight over the cores
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test
 	$(BIN)/pytest

@@ -20,10 +20,10 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
     from fastai.vision.all import (
         ColReader, ColSplitter, DataBlock, DataLoaders, DisplayedTransform, ImageBlock, IntToFloatTensor, ItemTransform,
         MaskBlock, Normalize, PadMode, PILImage, PILMask, Resize, ResizeMethod, TensorImage, TfmdDL, TransformBlock,
-        aug_transforms, default_device, imagenet_stats, torch)
+        aug_transforms, default_device, torch)
 
 from .manifest import read_manifest
-from .pixels import as_windows, form, read_form, read_slice, resize_mask
+from .pixels import IMAGENET_STATS, as_windows, form, read_form, read_slice, resize_mask
 from .recipe import CODES
 from .work import BadInput
 
@@ -161,7 +161,7 @@ def liver_block(
                      get_x=ColReader('image', pref=f'{folder}/'), get_y=ColReader('mask', pref=f'{folder}/'),
                      splitter=ColSplitter('is_valid'),
                      item_tfms=[ShrinkMask(size), Resize(size, ResizeMethod.Squish)],
-                     batch_tfms=[*augmentations(augment, flip), Normalize.from_stats(*imagenet_stats)])
+                     batch_tfms=[*augmentations(augment, flip), Normalize.from_stats(*IMAGENET_STATS)])
 
 # %% ../nbs/02_data.ipynb #752d5fcc
 class ShareDL(TfmdDL):

@@ -24,7 +24,7 @@ def encoder(
 ) -> nn.Sequential: # layers, from a picture (n, 3, h, w) to a few hundred channels a thirty-second of its size
     "An encoder with random weights"
     if arch == 'lite': return _unmixed(EfficientNetLite0().encoder())
-    return _unmixed(_headless(_torchvision().__dict__[arch](weights=None)))
+    return _unmixed(_headless(getattr(_torchvision(), arch)(weights=None)))
 
 def _headless(net):
     "The layers of a torchvision network before the pooling and the vote"
@@ -131,7 +131,8 @@ def layer_shapes(
     size: int = 64, # pixels of the square that it is shown
 ) -> list: # of (1, channels, rows, columns)
     "The shape of each layer's output"
-    x, was, shapes = next(encoder.parameters()).new_empty(1, 3, size, size).uniform_(-1, 1), encoder.training, []
+    x, was, shapes = next(encoder.parameters()).new_empty(1, 3, size, size), encoder.training, []
+    x.uniform_(-1, 1) # as fastai draws them, so that a seed gives the same decoder as before
     encoder.eval()
     for layer in encoder: shapes.append(tuple((x := layer(x)).shape))
     encoder.train(was)
@@ -211,7 +212,7 @@ def pretrained_encoder(
     "The encoder with ImageNet weights; raises `BadInput` if they cannot be had"
     if arch == 'lite': return _pretrained_lite(weights)
     models = _torchvision()
-    net, url = models.__dict__[arch](weights=None), models.get_model_weights(arch).DEFAULT.url
+    net, url = getattr(models, arch)(weights=None), models.get_model_weights(arch).DEFAULT.url
     where = _weights_file(url, weights)
     try: net.load_state_dict(_read_weights(where, _file_name(url)))
     except (RuntimeError, TypeError, AttributeError):

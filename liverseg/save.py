@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save as safetensors_bytes, save_file
 
 from . import __version__
 from .liver import model_path
-from .models import FORMAT, IMAGENET_STATS, NO_MODEL, NO_ONNX, bounded, read_meta
+from .models import FORMAT, NO_MODEL, NO_ONNX, bounded, read_meta
 from .network import build_net
-from .pixels import form
+from .pixels import IMAGENET_STATS, form
 from .recipe import CODES
 from .work import BadInput, _first_line, atomic_write, file_sha256
 

@@ -7,7 +7,7 @@ from fastai.vision.all import Callback, TrainEvalCallback, maybe_gather, num_dis
 from safetensors.torch import save_file
 
 from liverseg.data import liver_dls, training_table
-from liverseg.train import CaseDice, liver_learner
+from liverseg.train import liver_learner
 from liverseg.checkpoint import distributed
 
 N, BATCH = 32, 8  # slices, and those of a joint batch

@@ -16,7 +16,7 @@ from liverseg.work import BadInput
 @pytest.fixture
 def folders(tmp_path):
     "Three cases; the predictions are stored in other axis orders, and the last one is empty"
-    rng, grid = np.random.default_rng(0), nib.affines.from_matvec(np.diag([-.8, .9, 2.5]), [10, -20, 30])
+    grid = nib.affines.from_matvec(np.diag([-.8, .9, 2.5]), [10, -20, 30])
     for k in range(3):
         true = np.zeros((24, 20, 10), np.uint8)
         true[4:18, 5:15, 2:8] = 1

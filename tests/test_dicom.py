@@ -1,5 +1,4 @@
 "Reading DICOM folders: the order, the numbers and the geometry, against NIfTI, against SimpleITK, and on damaged files."
-import io
 import shutil
 import subprocess
 import sys

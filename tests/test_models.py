@@ -97,3 +97,12 @@ def test_masks_take_no_option_of_a_model(tmp_path, option):
 
 def test_a_model_takes_no_option_of_masks(tmp_path):
     assert '--liver: only with --pred' in run('evaluate', 'png', tmp_path / 'r', '--liver', '6', ok=2).stderr
+
+
+@pytest.mark.parametrize('threads', ['2,1', 'many', ''])
+def test_threads_are_no_damage_of_a_file(tmp_path, monkeypatch, threads):
+    "OMP_NUM_THREADS may be a list, or something that we do not know; the file is as good as before"
+    from liverseg.models import load_onnx
+    from liverseg.save import export_onnx
+    monkeypatch.setenv('OMP_NUM_THREADS', threads)
+    assert load_onnx(export_onnx(tmp_path / 'liver.onnx'))[1]['arch'] == 'lite'

@@ -1,4 +1,5 @@
 "What is loaded for what: a mask must not cost the training loop, an ONNX file no torch, and a refusal neither."
+import json
 import os
 import subprocess
 import sys
@@ -10,11 +11,11 @@ from conftest import ROOT
 
 def loaded(code, cwd):
     "Which of the heavy libraries a fresh process has loaded after that code"
-    tell = "import sys\nprint([m for m in ('torch', 'fastai', 'torchvision', 'timm', 'matplotlib') if m in sys.modules])"
+    tell = "import json, sys\nprint(json.dumps([m for m in ('torch', 'fastai', 'torchvision', 'timm', 'matplotlib') if m in sys.modules]))"
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', f'{code}\n{tell}'], capture_output=True, text=True, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
-    return set(eval(done.stdout.splitlines()[-1]))
+    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 MASK = '''

@@ -101,7 +101,7 @@ def lie(rng, raw):
 def plain_reader(raw):
     "The voxels of an uncompressed little-endian NIfTI-1 file, sorted, as the standard has it; None where it would take more"
     if raw[:4] != b'\x5c\1\0\0' or raw[344:348] != b'n+1\0': return None
-    dim, (kind, bits) = struct.unpack_from('<8h', raw, 40), struct.unpack_from('<2h', raw, 70)
+    dim, (kind, _) = struct.unpack_from('<8h', raw, 40), struct.unpack_from('<2h', raw, 70)
     offset, slope, inter = struct.unpack_from('<3f', raw, 108)
     if not 1 <= dim[0] <= 7 or min(dim[1:dim[0] + 1]) < 1 or kind not in TYPES or not np.isfinite([offset, slope, inter]).all(): return None
     n = int(np.prod(dim[1:dim[0] + 1], dtype=object))
@@ -540,7 +540,7 @@ def sound_tables(folder):
             nib.save(nib.Nifti1Image(data + (name == 'b')*(part == 'ct'), known.affine), folder / f'total/{name}/{part}.nii.gz')
     (folder / 'total/meta.csv').write_text('image_id;age;split\na;50;train\nb;60;test\n')
     evaluate_masks(folder / 'masks/pred', folder / 'masks/truth', folder / 'report', say=lambda line: None)
-    imported = import_slices(folder / 'raw', folder / 'imported')
+    import_slices(folder / 'raw', folder / 'imported')
     convert(folder / 'data', folder / 'shipped', windows=load_model('liver')[1]['window'])
     evaluated(folder / 'three_rows', folder / 'shipped', known.model)
     return SimpleNamespace(folder=folder, model=known.model, rows=cells(folder / 'imported/manifest.csv'), dice=strict_json(folder / 'three_rows/summary.json')['mean_case_dice'])
