@@ -1,4 +1,4 @@
-# The two commands that matter are `make demo` and `make test`; each makes the environment if it is not there.
+# The two main commands are `make demo` and `make test`; each makes the environment if it does not exist.
 SHELL  := bash
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -7,26 +7,26 @@ READY  := .venv/.ready
 .PHONY: help demo test test-all bench study weights best bench-train bench-start bench-startup bench-step bench-metrics bench-predict figures notebooks readme docs preview export real clean
 
 help:      ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 16
 
 demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice and pictures out (a minute or two)
 	$(BIN)/liverseg demo demo
 
 test: $(READY)  ## the notebooks as tests, then pytest (25 minutes)
-	@# two notebooks run side by side: one thread each, or they fight over the cores
+	@# two notebooks run side by side, with one thread each, so that they do not compete for the cores
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test
 	$(BIN)/pytest
 
-test-all: test  ## what needs longer or more than the package: clean installs, real data, peers
+test-all: test  ## also the tests that take longer or need more: clean installs, real data, peers
 	$(BIN)/pytest -m all
 
-docs: $(READY)  ## the site in _docs/ (half a minute; Python 3.11 or newer)
+docs: $(READY)  ## the site, built in _docs/ (half a minute; Python 3.11 or newer)
 	$(BIN)/python tests/make_docs.py
 
 preview: $(READY)  ## the site, served at http://localhost:8000
 	$(BIN)/python tests/make_docs.py --serve
 
-export: $(READY)  ## notebooks to library
+export: $(READY)  ## the notebooks exported to liverseg/
 	$(BIN)/nbdev_export
 
 notebooks: $(READY)  ## run every chapter and keep its outputs
@@ -36,7 +36,7 @@ notebooks: $(READY)  ## run every chapter and keep its outputs
 readme: $(READY)  ## README.md from nbs/index.ipynb
 	$(BIN)/python tests/make_readme.py
 
-figures: demo  ## the pictures in img/, from the demo's run
+figures: demo  ## the pictures in img/, from a run of the demo
 	cp demo/model/batch.png img/batch.png
 	cp demo/model/loss.png img/loss.png
 	cp demo/model/valid.png img/valid.png
@@ -46,7 +46,7 @@ figures: demo  ## the pictures in img/, from the demo's run
 REAL := ../shared/data
 FAST := --size 128 --arch lite
 
-real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared/data is at hand (five minutes)
+real: $(READY)  ## the same pipeline on real volumes and slices, from ../shared/data (five minutes)
 	$(BIN)/liverseg convert $(REAL)/ircad real/png
 	time $(BIN)/liverseg train real/png real/model $(FAST) --epochs 12
 	time $(BIN)/liverseg evaluate real/png real/report --model real/model
@@ -58,7 +58,7 @@ real: $(READY)  ## the same pipeline on real volumes and slices, where ../shared
 	time $(BIN)/liverseg evaluate real/png255 real/msd_report_17 --model real/msd_model
 	test ! -d demo/model || $(BIN)/liverseg evaluate real/png real/report_demo --model demo/model
 
-bench: $(READY)  ## conversion against the plain loop, MONAI and the floor, on the same volumes (five minutes)
+bench: $(READY)  ## conversion against the plain loop, MONAI and compression alone, on the same volumes (five minutes)
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/convert.py
 
@@ -88,11 +88,11 @@ bench-metrics: $(READY)  ## the measures of a case against MONAI, surface-distan
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/metrics.py
 
-bench-predict: $(READY)  ## masks out of a network against fastai, MONAI, ONNX Runtime and the floor; after `make best` (half an hour)
+bench-predict: $(READY)  ## prediction against fastai, MONAI, ONNX Runtime and the bare network; after `make best` (half an hour)
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/predict.py --json benchmarks/study/predict.json
 
-clean:     ## remove the environment and everything that can be made again
+clean:     ## remove the environment and everything that can be rebuilt
 	rm -rf .venv demo real build dist *.egg-info _docs _proc
 
 $(READY): settings.ini setup.py pyproject.toml

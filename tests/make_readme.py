@@ -1,4 +1,4 @@
-"README.md from the processed nbs/index.ipynb: `python tests/make_readme.py` writes it, `readme()` returns it."
+"Make README.md from the processed nbs/index.ipynb: `python tests/make_readme.py` writes it, `readme()` returns it."
 import re
 import sys
 import tempfile
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def readme():
-    "The text of README.md: the front matter's title as heading, links and pictures as seen from the top folder"
+    "The text of README.md, with the front matter's title as heading, and links and pictures relative to the top folder"
     with tempfile.TemporaryDirectory() as d:
         processed = Path(d) / 'index.ipynb'
         exec_nb(ROOT / 'nbs/index.ipynb', processed, FilterDefaults)

@@ -1,4 +1,4 @@
-"Run notebooks in place and keep their outputs, without what progress bars and widgets leave behind: `python tests/run_notebooks.py NOTEBOOK…`"
+"Run notebooks in place and keep their outputs, less those of bars and widgets: `python tests/run_notebooks.py NOTEBOOK…`"
 import sys
 from pathlib import Path
 
@@ -12,14 +12,14 @@ def left_by_a_bar(output):
 
 
 def without_widgets(book):
-    "A widget lives as long as its kernel: its state (megabytes, for a viewer) goes, the picture in its place stays"
+    "Remove the state of widgets (megabytes for a viewer), useless without a kernel; keep the pictures in their place"
     book.metadata.pop('widgets', None)
     for output in (o for cell in book.cells if cell.cell_type == 'code' for o in cell.outputs):
         if 'image/png' in output.get('data', {}): output['data'].pop('application/vnd.jupyter.widget-view+json', None)
 
 
 def run(path):
-    "Execute one notebook in its own folder; an error in a cell ends the run"
+    "Execute one notebook in its own folder; an error in a cell stops the run"
     book = nbformat.read(path, as_version=4)
     NotebookClient(book, timeout=1200, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
     for cell in book.cells:
