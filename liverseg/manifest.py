@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .cases import SPLITS
-from .pixels import read_form, read_slice, read_slice_mask
+from .pixels import read_form, read_slice_mask
 from .work import BadInput, track
 
 # %% ../nbs/22_manifest.ipynb #b43b7b0b
@@ -86,9 +86,9 @@ def check_slices(
     table: pd.DataFrame, # rows of its manifest with masks
 ):
     "Read every slice and mask once; raises `BadInput` for the first that cannot be trained on"
-    what, _ = read_form(folder)
+    form, _ = read_form(folder)
     for image, mask in track(list(zip(table['image'], table['mask']))):
-        read_slice_mask(Path(folder)/mask, read_slice(Path(folder)/image, what).shape[:2])
+        read_slice_mask(Path(folder)/mask, form.read(Path(folder)/image).shape[:2])
 
 # %% ../nbs/22_manifest.ipynb #cd208843
 def content_hash(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .liver import model_path
-from .pixels import as_windows
+from .pixels import PixelForm
 from .recipe import ARCHS, CODES, DECODERS
 from .tta import Ensemble
 from .work import BadInput, _first_line, file_sha256
@@ -53,7 +53,7 @@ def checked_meta(
 # %% ../nbs/34_models.ipynb #46429cf7
 def _windows(v):
     "Is it one window, or three?"
-    try: return isinstance(v, list) and len(v) in (2, 3) and all(math.isfinite(x) for w in as_windows(v) for x in w)
+    try: return isinstance(v, list) and len(v) in (2, 3) and bool(PixelForm(v))
     except (TypeError, ValueError, BadInput): return False
 
 def _line(v):

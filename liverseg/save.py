@@ -20,7 +20,7 @@ from . import __version__
 from .liver import model_path
 from .models import FORMAT, NO_MODEL, NO_ONNX, bounded, read_meta
 from .network import build_net
-from .pixels import IMAGENET_STATS, form
+from .pixels import IMAGENET_STATS, PixelForm
 from .recipe import CODES
 from .work import BadInput, _first_line, atomic_write, file_sha256
 
@@ -61,7 +61,7 @@ def save_model(
 def describe(
     arch: str, # encoder
     size: int, # pixels
-    form: dict = form(), # what the pixels of the slices mean
+    form: PixelForm = PixelForm(), # what the pixels of the slices mean
     decoder: str = 'light', # as in liver_learner
     **more, # anything else worth keeping
 ) -> dict: # JSON values only
@@ -70,7 +70,7 @@ def describe(
     libraries = dict(liverseg=__version__, torch=torch.__version__)
     libraries |= {name: version(name) for name in ('torchvision', 'fastai')}
     return dict(format='liverseg', version=FORMAT, arch=arch, decoder=decoder, size=size, channels=3,
-                window=form['window'], bits=form['bits'], mean=list(mean), std=list(std),
+                window=form.window, bits=form.bits, mean=list(mean), std=list(std),
                 classes=CODES, versions=libraries, **more)
 
 # %% ../nbs/36_save.ipynb #d8f7c73b

@@ -35,7 +35,7 @@ from .liver import SHIPPED, model_path
 from .losses import class_weights, liver_loss
 from .models import read_meta
 from .network import LightUNet, encoder, param_groups, pretrained_encoder
-from .pixels import form_options, read_form
+from .pixels import PixelForm, read_form
 from .recipe import CODES, Recipe
 from .save import auto_device, describe, load_model, save_model
 from .temperature import fit_temperature
@@ -174,7 +174,7 @@ DECIDED = ('arch', 'decoder', 'size') # by the network that training starts from
 
 def recipe_from(
     start, # a model folder, or 'liver'; None: from ImageNet's weights or none
-    form: dict, # what the pixels of the slices mean
+    form: PixelForm, # what the pixels of the slices mean
     **given, # what was asked for, as in Recipe
 ) -> Recipe:
     "The recipe, with what the network to start from decides; raises `BadInput` for a conflict"
@@ -187,7 +187,7 @@ def recipe_from(
         if given.get(k, meta[k]) != meta[k]:
             raise BadInput(f'{start}: has {k} {meta[k]}, and {given[k]} was asked for; '
                            f'leave --{k} away, or train without --from')
-    ours, theirs = form_options(form), form_options(meta)
+    ours, theirs = form.options, PixelForm.of(meta).options
     if ours != theirs:
         raise BadInput(f'{start}: was trained on slices of {theirs}, these are of {ours}; '
                        f'convert with {theirs}, or train without --from')
@@ -206,17 +206,17 @@ def train(
     "Train a model on slices, going on where an equal run was stopped; raises `BadInput`, and then leaves nothing"
     say = say if not rank_distrib() else lambda s: None
     _check_place(model)
-    what, remark = read_form(data)
-    r = recipe_from(kwargs.pop('start', None), what, **kwargs)
+    form, remark = read_form(data)
+    r = recipe_from(kwargs.pop('start', None), form, **kwargs)
     table = training_table(data, r.valid, r.split, r.seed)
     if remark: say(remark)
     _say_split(table, r, say)
     check_slices(data, table)
     learn = _learner(data, table, r, auto_device(device))
-    origin = _origin(r, content_hash(data, table), what, table, learn.dls.device)
+    origin = _origin(r, content_hash(data, table), form, table, learn.dls.device)
     with _first_makes(model, MODEL_FILES, 'model.json', origin) as learn.path:
         row = run(learn, r, say)
-        return _keep(learn, r, what, table, row, origin['data'])
+        return _keep(learn, r, form, table, row, origin['data'])
 train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own __init__ has no source
 
 # %% ../nbs/03_train.ipynb #2e24a694
@@ -239,7 +239,7 @@ def _origin(r, data, form, table, device):
     rows = hashlib.sha256(table[['image', 'subject', 'liver_px']].to_csv(index=False).encode()).hexdigest()[:16]
     where = dict(device=torch.device(device).type, processes=max(num_distrib(), 1))
     started = _inherited(r.start).get('start')
-    return dict(asdict(r), started=started, data=data, form=form, rows=rows, **where, **libraries)
+    return dict(asdict(r), started=started, data=data, form=form.as_dict(), rows=rows, **where, **libraries)
 
 def _learner(data, table, r, device):
     "The learner that a recipe describes"

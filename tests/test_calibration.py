@@ -68,13 +68,13 @@ def test_a_temperature_makes_the_map_milder_and_leaves_the_mask(maps):
 def test_onnx_carries_it(tempered, png, tmp_path):
     pytest.importorskip('onnxruntime')
     from liverseg.manifest import read_manifest
-    from liverseg.pixels import read_slice
+    from liverseg.pixels import PixelForm
     from liverseg.models import load_onnx
     from liverseg.save import export_onnx, load_model
     from liverseg.tta import slice_probs
     fast, meta = load_onnx(export_onnx(tmp_path / 'm.onnx', tempered[3.]))
     assert meta['temperature'] == 3
-    slices = [read_slice(png / f, meta) for f in read_manifest(png, ['test'])['image'][8:12]]
+    slices = [PixelForm.of(meta).read(png / f) for f in read_manifest(png, ['test'])['image'][8:12]]
     ours, theirs = (np.stack(list(slice_probs(net, meta, slices))) for net in (load_model(tempered[3.])[0], fast))
     assert ours == pytest.approx(theirs, abs=1e-4)
 
