@@ -26,7 +26,7 @@ from .work import BadInput, _first_line, atomic_write
 
 # %% ../nbs/33_checkpoint.ipynb #7ffe4058
 def plot_loss(
-    history: pd.DataFrame, # a row an epoch: train_loss, valid_loss and case_dice
+    history: pd.DataFrame, # one row per epoch: train_loss, valid_loss and case_dice
 ) -> plt.Figure:
     "Training and validation loss, and the validation subjects' Dice, epoch by epoch"
     fig, ax = plt.subplots(figsize=(6, 3.4), layout='constrained')
@@ -45,7 +45,7 @@ def plot_loss(
 # %% ../nbs/33_checkpoint.ipynb #6952e39e
 def read_history(
     folder, # a model folder
-) -> pd.DataFrame: # a row an epoch: epoch, train_loss, valid_loss, case_dice, time
+) -> pd.DataFrame: # one row per epoch: epoch, train_loss, valid_loss, case_dice, time
     "The training log; raises `BadInput`"
     rows = read_table(Path(folder)/'history.csv', 'copy the model folder again')
     return rows.assign(**{c: pd.to_numeric(rows[c], errors='coerce') for c in rows.columns if c != 'time'})
@@ -187,13 +187,13 @@ def resume(self: Checkpoint) -> tuple: # (epochs done, the optimiser's state)
     return state['done'], state['opt']
 
 # %% ../nbs/33_checkpoint.ipynb #e34bb91f
-NO_MULTI = "accelerate: is not installed, and several processes need it; run pip install 'liverseg[multi]'"
+NO_MULTI = "accelerate: is not installed, and several processes need it; run pip install -e '.[multi]' in the checkout"
 
 @contextmanager
 def distributed(
     learn: Learner,
 ):
-    "Where several processes were started: train in all of them; else do nothing; raises `BadInput`"
+    "If several processes were started, train in all of them, else do nothing; raises `BadInput`"
     if num_distrib() < 2: yield; return
     if not find_spec('accelerate'): raise BadInput(NO_MULTI)
     from fastai.distributed import DistributedDL
@@ -204,7 +204,7 @@ def distributed(
         yield
         torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    os.environ['WORLD_SIZE'] = '1' # from here on each is on its own
+    os.environ['WORLD_SIZE'] = '1' # from here on each works alone
 
 # %% ../nbs/33_checkpoint.ipynb #dfc97e8a
 def _broadcast(self, values, rank):

@@ -93,8 +93,8 @@ def read_png(
     try:
         img = Image.open(path, formats=['PNG'])
         if max(img.size) > LARGEST_PNG:
-            raise BadInput(f'{path}: has {img.size[0]}×{img.size[1]} pixels, at most {LARGEST_PNG} a side are read; '
-                           'check it')
+            raise BadInput(f'{path}: has {img.size[0]}×{img.size[1]} pixels, and at most {LARGEST_PNG} per side are '
+                           'read; check it')
         pixels = np.asarray(img)
     except BadInput: raise
     except Exception: raise BadInput(f'{path}: cannot be read as PNG; convert it again') # Pillow raises nearly anything
@@ -115,7 +115,7 @@ def read_form(
         found = json.loads(path.read_text(encoding='utf-8'))
         if (bits := found.get('bits', 8)) in (8, 16): return PixelForm(found['window'], bits), ''
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, BadInput): pass
-    raise BadInput(f'{path}: tells no window [low, high] or no bits, 8 or 16; convert again')
+    raise BadInput(f'{path}: gives no window [low, high] or no bits, 8 or 16; convert again')
 
 # %% ../nbs/21_pixels.ipynb #e56ad267
 @patch
@@ -169,7 +169,7 @@ def resize_mask(
     return np.where(half, np.indices(area.shape).sum(0) % 2, area > .5).astype(np.uint8)
 
 def _covered(rows, n):
-    "What share of each of `n` new rows the old ones cover; where there are more new rows than old ones, the nearest"
+    "The mean of the old rows under each of `n` new ones; with more new rows than old ones, the nearest"
     if n >= len(rows): return rows[((np.arange(n) + .5)*len(rows)/n).astype(int)]
     ends = np.arange(n + 1)*len(rows)/n
     whole = np.minimum(ends.astype(int), len(rows) - 1)
