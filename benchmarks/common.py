@@ -12,7 +12,7 @@ from scipy import ndimage
 from liverseg.convert import convert, import_slices
 from liverseg.cases import SPLITS
 from liverseg.pixels import resize_mask
-from liverseg.pixels import read_slice_mask, read_slice
+from liverseg.pixels import PixelForm, read_slice_mask
 from liverseg.tables import case_table, slice_row, summarise
 from liverseg.phantom import Subject, make_subject, write_subject
 from liverseg.train import in_precision
@@ -136,9 +136,9 @@ def _at(pixels, grid, how):
 
 def rows(net, meta, data, table, tta='none', grid=None):
     "A row of counts a slice, on its own grid, or on a square of `grid` pixels to which slice and mask are brought first"
-    data = Path(data)
-    probs = slice_probs(net, meta, (_at(read_slice(data / f, meta), grid, Image.Resampling.BILINEAR) for f in table['image']), tta)
-    masks = (read_slice_mask(data / r.mask, read_slice(data / r.image, meta).shape[:2]) for r in table.itertuples())
+    data, form = Path(data), PixelForm.of(meta)
+    probs = slice_probs(net, meta, (_at(form.read(data / f), grid, Image.Resampling.BILINEAR) for f in table['image']), tta)
+    masks = (read_slice_mask(data / r.mask, form.read(data / r.image).shape[:2]) for r in table.itertuples())
     return pd.DataFrame([slice_row(r.subject, r.z, p > .5, m if grid is None else resize_mask(m, (grid, grid))) for r, p, m in zip(table.itertuples(), probs, masks)])
 
 

@@ -1,6 +1,6 @@
 """Masks out of a trained network, in the ways that people take: seconds a slice, ratios, peak memory, and the Dice that short-cuts cost.
 
-    pip install 'liverseg[bench]'
+    pip install -e '.[bench]'
     python benchmarks/study.py best                    # makes the model (an hour)
     python benchmarks/predict.py                       # patient 17 and 600 slices of a synthetic trunk (a quarter of an hour)
     python benchmarks/predict.py --net lite,light,128  # any network, with random weights, for the times alone
@@ -55,11 +55,11 @@ def files_for_fastai(vol, meta, zs, folder):
     "Some of a scan's slices as `convert` writes them, and their table"
     import pandas as pd
     from PIL import Image
-    from liverseg.pixels import picture
+    from liverseg.pixels import PixelForm
     from liverseg.volume import to_slices
     slices, rows = to_slices(vol.data), []
     for z in zs:
-        for kind, pixels in (('image', picture(slices[z], meta)), ('mask', np.zeros(slices[z].shape, np.uint8))): Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f'{kind}{z}.png')
+        for kind, pixels in (('image', PixelForm.of(meta).pixels(slices[z])), ('mask', np.zeros(slices[z].shape, np.uint8))): Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f'{kind}{z}.png')
         rows.append(dict(image=f'image{z}.png', mask=f'mask{z}.png', is_valid=False))
     (folder / 'dataset.json').write_text(json.dumps({k: meta[k] for k in ('window', 'bits')}))
     return pd.DataFrame(rows)
@@ -92,8 +92,8 @@ def best_batch(net, x):
 
 def one(name, model, scan, truth):
     "Run one contestant: seconds a slice, slices, gigabytes, Dice if it made a whole mask"
-    from liverseg.pixels import picture
-    from liverseg.pixels import prepare, unpacked
+    from liverseg.pixels import PixelForm
+    from liverseg.pixels import prepare
     from liverseg.metrics import dice
     from liverseg.models import load_onnx, open_model
     from liverseg.save import export_onnx
@@ -115,7 +115,7 @@ def one(name, model, scan, truth):
             seconds = (time.perf_counter() - start)/n
             more = dict(dice=dice(found.mask, true), slices_looked_at=found.how['slices_looked_at'])
         elif name in ('bare', 'monai'):
-            x = prepare([unpacked(picture(to_slices(vol.data)[z], meta)) for z in zs], meta)
+            x = prepare([PixelForm.of(meta).as_read(to_slices(vol.data)[z]) for z in zs], meta)
             if name == 'bare': seconds, more = best_batch(net, x)
             else: seconds = monai(net, meta, x)
         else: seconds = fastai(name, net, meta, vol, zs, tmp)

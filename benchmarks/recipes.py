@@ -72,8 +72,9 @@ def folder(name, args):
 def measure(net, size, args):
     "Figures at home (the fifteen patients) and away"
     from liverseg.data import training_table
+    from liverseg.pixels import PixelForm
     from liverseg.save import describe
-    meta, home = describe('', size, dict(window=[0, 255], bits=8)), folder('msd2d', args)
+    meta, home = describe('', size, PixelForm((0, 255))), folder('msd2d', args)
     table = training_table(home)
     found = {'valid': figures(rows(net, meta, home, table[table['is_valid']].reset_index(drop=True)))}
     for name, (data, wanted) in away(args.real, args.work).items(): found[name] = figures(rows(net, meta, data, wanted))

@@ -76,6 +76,7 @@ def contestant(name, args):
     from fastai.vision.all import Callback, set_seed
     from liverseg.data import training_table
     from liverseg.checkpoint import MovingAverage
+    from liverseg.pixels import PixelForm
     from liverseg.save import describe
     torch.set_num_threads(args.threads)
     say = lambda **what: print(json.dumps(what), flush=True)
@@ -103,7 +104,7 @@ def contestant(name, args):
         if name.startswith('ours'): learn.add_cb(average := MovingAverage(learn.model, epochs*len(learn.dls.train)))
         fit(learn, epochs)
     sys.stdin.readline()
-    net, meta, table = (average.net.module if name.startswith('ours') else learn.model).eval(), describe('', args.size, dict(window=[0, 255], bits=8)), training_table(data)
+    net, meta, table = (average.net.module if name.startswith('ours') else learn.model).eval(), describe('', args.size, PixelForm((0, 255))), training_table(data)
     grounds = dict(valid=(data, table[table['is_valid']].reset_index(drop=True)), **away(args.real, args.work))
     say(name=name, epochs=turn.epochs, seconds=turn.seconds, **{kind: figures(rows(net, meta, *ground)) for kind, ground in grounds.items()})
 

@@ -99,14 +99,14 @@ def folds(args):
 
 def own_and_true(net, meta, folder, table):
     "One row per subject: what the network promises of its mask, the mask's Dice, and the true liver's pixels"
-    from liverseg.pixels import read_slice_mask, read_slice
+    from liverseg.pixels import PixelForm, read_slice_mask
     from liverseg.metrics import dice_from_counts
     from liverseg.trust import OwnDice
     from liverseg.tta import slice_probs
     found = []
     for subject, rows in table.groupby('subject'):
         own, both, true = OwnDice(), 0, 0
-        for row, prob in zip(rows.itertuples(), slice_probs(net, meta, (read_slice(folder / f, meta) for f in rows['image']))):
+        for row, prob in zip(rows.itertuples(), slice_probs(net, meta, (PixelForm.of(meta).read(folder / f) for f in rows['image']))):
             mask, truth = prob > .5, read_slice_mask(folder / row.mask, prob.shape) > 0
             own.add(prob, mask)
             both, true = both + int((mask & truth).sum()), true + int(truth.sum())
@@ -117,7 +117,7 @@ def own_and_true(net, meta, folder, table):
 def left_out(args):
     "Two networks, each of half of the patients, asked about the other half: false liver on slices without, and own and true Dice of patients with"
     from liverseg.manifest import read_manifest
-    from liverseg.pixels import read_slice, resize_mask
+    from liverseg.pixels import PixelForm, resize_mask
     from liverseg.models import open_model
     from liverseg.tta import slice_probs
     whole, empty, cases = slices(args), [], []
@@ -127,7 +127,7 @@ def left_out(args):
         table = table[table['subject'].isin(out)]
         cases += [dict(c, half=k) for c in own_and_true(net, meta, whole, table) if c['true_px']]
         table = table[table['liver_px'] == 0]
-        probs = slice_probs(net, meta, (read_slice(whole / f, meta) for f in table['image']))
+        probs = slice_probs(net, meta, (PixelForm.of(meta).read(whole / f) for f in table['image']))
         empty += [dict(subject=r.subject, z=r.z, px=int(resize_mask(p > .5, (256, 256)).sum())) for r, p in zip(table.itertuples(), probs)]
     px = np.array([f['px'] for f in empty])
     missed = [c for c in cases if c['own'] is None] # a liver of which nothing was found promises nothing

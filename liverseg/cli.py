@@ -506,7 +506,7 @@ def _demo_model(root, seed, device, step):
     from liverseg.train import train
     how = dict(flip=True) | (dict(arch='lite') if has_lite() else dict(pretrained=False))
     step("training, from ImageNet's weights" if has_lite()
-         else "training, from scratch, since the extra liverseg[lite] with ImageNet weights is not installed")
+         else "training, from scratch, since the extra lite with ImageNet weights is not installed")
     train(root/'png', root/'model', device, _echo, size=DEMO['size'], epochs=DEMO['epochs'], seed=seed, **how)
     step('Dice on subjects that the network has not seen')
     for report, tta in (('report', 'none'), ('report_tta', 'flip')):

@@ -18,7 +18,7 @@ from .layouts import find_cases
 from .cases import SPLITS, Case, liver_mask, read_case, spacing_known
 from .look import contact_sheet
 from .manifest import COLUMNS, read_table
-from .pixels import as_windows, form, picture, read_png
+from .pixels import PixelForm, read_png
 from .volume import WINDOW, Volume, to_slices, volume_ml
 from .work import BadInput, each, printable, staging, track
 
@@ -37,7 +37,7 @@ def write_slices(
     case: Case,
     root, # the folder that will hold manifest.csv
     source: str, # what to write into the manifest's source
-    form: dict = form(), # what the pixels mean
+    form: PixelForm = PixelForm(), # what the pixels mean
     preview: bool = False, # also write a contact sheet
 ) -> list: # the manifest's rows
     "Write a case's slices and masks as PNG under `root`; raises `BadInput`"
@@ -47,7 +47,7 @@ def write_slices(
     masks = [None]*vol.data.shape[2] if mask is None else to_slices(mask)
     if preview: _save_sheet(vol, mask, form, Path(root)/'preview'/f'{case.subject}.png')
     who = dict(subject=case.subject, split=case.split)
-    return [dict(who, z=z, **_save(root, case, z, picture(hu, form), m), **spacing, source=source)
+    return [dict(who, z=z, **_save(root, case, z, form.pixels(hu), m), **spacing, source=source)
             for z, (hu, m) in enumerate(zip(to_slices(vol.data), masks))]
 
 # %% ../nbs/01_convert.ipynb #3111132a
@@ -70,7 +70,7 @@ def _save(root, case, z, pixels, mask):
 def _save_sheet(vol, mask, form, path):
     "Write the contact sheet of one subject"
     path.parent.mkdir(exist_ok=True)
-    contact_sheet(vol, mask, as_windows(form['window'])).save(path)
+    contact_sheet(vol, mask, form.windows).save(path)
 
 # %% ../nbs/01_convert.ipynb #6b86f191
 FILES = (*SPLITS, 'preview', 'manifest.csv', 'dataset.json')
@@ -89,15 +89,15 @@ def convert(
     **finding, # as for find_cases
 ) -> pd.DataFrame: # the manifest; its attrs: warnings (subject, sentence), skipped, remarks, left_out (number of cases)
     "Convert volumes to PNG slices; raises `BadInput`, and then writes nothing"
-    src, what = Path(src), form(windows, bits)
+    src, form = Path(src), PixelForm(windows, bits)
     _check_options(src, dst, check, strict)
     cases = find_cases(src, **finding)
-    with staging(dst, FILES, 'dataset.json', dict(what, preview=preview)) as part:
+    with staging(dst, FILES, 'dataset.json', dict(form.as_dict(), preview=preview)) as part:
         good, said = _sift(cases, check_cases(cases, workers) if check else [None]*len(cases), on_error, strict)
-        done = list(each(_convert_case, [(case, part, src, what, preview) for case in good], workers))
+        done = list(each(_convert_case, [(case, part, src, form, preview) for case in good], workers))
         said['skipped'] += _failed(src, done, said['skipped'], on_error)
         said['left_out'] = len(cases) - sum(bool(rows) for rows, _ in done)
-        manifest = finish(part, [row for rows, _ in done for row in rows], what)
+        manifest = finish(part, [row for rows, _ in done for row in rows], form.as_dict())
     manifest.attrs.update(said, remarks=remarks(cases))
     return manifest
 
@@ -186,9 +186,9 @@ def import_slices(
     "Bring 8-bit PNG slices with their masks into the form that `convert` writes; raises `BadInput`"
     src = Path(src)
     table = _slice_table(src)
-    what = form(hu_window)
-    with staging(dst, FILES, 'dataset.json', what) as part:
-        return finish(part, [_import_slice(src, part, row) for row in track(table.to_dict('records'))], what)
+    meta = PixelForm(hu_window).as_dict()
+    with staging(dst, FILES, 'dataset.json', meta) as part:
+        return finish(part, [_import_slice(src, part, row) for row in track(table.to_dict('records'))], meta)
 
 # %% ../nbs/01_convert.ipynb #f8f61398
 _SLICE_COLUMNS = ('file', 'subject', 'z', 'split')

@@ -23,7 +23,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
         aug_transforms, default_device, torch)
 
 from .manifest import read_manifest
-from .pixels import IMAGENET_STATS, as_windows, form, read_form, read_slice, resize_mask
+from .pixels import IMAGENET_STATS, PixelForm, read_form, resize_mask
 from .recipe import CODES
 from .work import BadInput
 
@@ -127,7 +127,7 @@ class Scanner(DisplayedTransform):
 class HUImage(PILImage):
     "A 16-bit slice as floating-point HU, which Pillow resizes as they are"
     @classmethod
-    def create(cls, path): return cls(Image.fromarray(read_slice(path, form(bits=16))))
+    def create(cls, path): return cls(Image.fromarray(PixelForm(bits=16).read(path)))
 
 # %% ../nbs/02_data.ipynb #c8a15def
 class Windows(DisplayedTransform):
@@ -147,8 +147,8 @@ class ShrinkMask(DisplayedTransform):
 # %% ../nbs/02_data.ipynb #495897f9
 def _slice_block(form):
     "The block for a data set's slices"
-    if form['bits'] == 8: return ImageBlock
-    return TransformBlock(HUImage.create, batch_tfms=[Windows(as_windows(form['window'])), IntToFloatTensor])
+    if form.bits == 8: return ImageBlock
+    return TransformBlock(HUImage.create, batch_tfms=[Windows(form.windows), IntToFloatTensor])
 
 def liver_block(
     folder, # where the manifest's paths start

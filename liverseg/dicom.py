@@ -25,8 +25,8 @@ def _pydicom(path):
     "pydicom, or the advice to install it"
     try: import pydicom
     except ImportError:
-        raise BadInput(f"{path}: is DICOM, and the reader is not installed; run pip install "
-                       "'liverseg[dicom]'") from None
+        raise BadInput(f"{path}: is DICOM, and the reader is not installed; run pip install -e "
+                       "'.[dicom]' in the checkout") from None
     return pydicom
 
 # %% ../nbs/13_dicom.ipynb #56abad9b
@@ -307,8 +307,8 @@ def _no_pixels(path, ds, e):
     if ready:
         return (f'{path}: its pixels, compressed as {syntax.name}, cannot be decoded; the file is truncated or '
                 'damaged, copy it again')
-    return (f"{path}: is compressed as {syntax.name}, for which no decoder is installed; run pip install "
-            "'liverseg[dicom]', or export it uncompressed")
+    return (f"{path}: is compressed as {syntax.name}, for which no decoder is installed; run pip install -e "
+            "'.[dicom]' in the checkout, or export it uncompressed")
 
 # %% ../nbs/13_dicom.ipynb #ad5fdbbc
 def _hu(stored, s):

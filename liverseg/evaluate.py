@@ -17,7 +17,7 @@ from .manifest import read_manifest
 from .metrics import distances, near_liver, TOLERANCE
 from .tables import case_table, slice_row, summarise
 from .models import open_model
-from .pixels import form_options, read_form, read_slice, read_slice_mask, shown
+from .pixels import PixelForm, read_form, read_slice_mask
 from .report import REPORT_FILES, write_report
 from .show import outline, show_slices
 from .tta import slice_probs, tta_remark
@@ -65,8 +65,8 @@ def segmented(
     bins: Reliability = None, # counts the probabilities of every slice
 ): # yields (row of the table, prediction, truth), masks (h, w) on the slice's own grid
     "Segment slices, and read the masks to compare them with"
-    data = Path(data)
-    probs = slice_probs(net, meta, (read_slice(data/f, meta) for f in table['image']), tta, bs)
+    data, form = Path(data), PixelForm.of(meta)
+    probs = slice_probs(net, meta, (form.read(data/f) for f in table['image']), tta, bs)
     for row, prob in track(zip(table.itertuples(), probs), len(table)):
         true = read_slice_mask(data/row.mask, prob.shape)
         if bins is not None: bins.add(prob, true)
@@ -110,10 +110,10 @@ def show_cases(
     tta: str = 'none',
 ) -> plt.Figure:
     "Best, median and worst case, outlined on the scan"
-    data, rows = Path(data), table.set_index(['subject', 'z'])
+    data, form, rows = Path(data), PixelForm.of(meta), table.set_index(['subject', 'z'])
     def draw(ax, subject, z):
         row = rows.loc[[(subject, z)]].reset_index()
-        ax.imshow(shown(read_slice(data/row['image'][0], meta), meta), cmap='gray', vmin=0, vmax=255); ax.axis('off')
+        ax.imshow(form.shown(form.read(data/row['image'][0])), cmap='gray', vmin=0, vmax=255); ax.axis('off')
         for _, pred, true in segmented(net, meta, data, row, tta): outline(ax, true, pred)
     return show_slices(cases, slices, draw)
 
@@ -153,7 +153,7 @@ def _told_of(meta, name, bins):
 def _measurable(data, table, split, meta, say):
     "The rows of `split` that have masks; says what must be known about them"
     table, place = _split_rows(table, split, meta.get('subjects', {})), Path(data)/'manifest.csv'
-    found, wanted = (form_options(what) for what in (read_form(data)[0], meta))
+    found, wanted = (form.options for form in (read_form(data)[0], PixelForm.of(meta)))
     if found != wanted:
         raise BadInput(f'{data}: was converted with {found}, the model was trained on {wanted}; convert with {wanted}')
     if not len(table): raise BadInput(f'{place}: has no rows of the split {split}; choose another with --split')

@@ -14,6 +14,6 @@ SHIPPED = 'liver' # the name of the network that ships
 
 def model_path(
     model=SHIPPED, # that name, a folder that liverseg train wrote, or a file that liverseg export wrote
-) -> Path: # where it is
-    "The place of a model: inside the package for the one that ships"
+) -> Path: # of the folder or file
+    "The path of a model; the one that ships is inside the package"
     return Path(str(files('liverseg')))/'weights' if isinstance(model, str) and model == SHIPPED else Path(model)

@@ -77,7 +77,8 @@ def _extra(name):
     "A module of the extra"
     try: return importlib.import_module(name)
     except ImportError:
-        raise BadInput("the browser is in an extra that is not installed; run pip install 'liverseg[widgets]'")
+        raise BadInput("the browser is in an extra that is not installed; "
+                       "run pip install -e '.[widgets]' in the checkout")
 
 def _scan_and_mask(scan, mask):
     "The scan as a volume, the mask as an array of its shape or None"

@@ -18,7 +18,7 @@ from PIL import Image
 
 from . import __version__
 from .check import histogram, judge_mask, not_hu
-from .pixels import picture, unpacked
+from .pixels import PixelForm
 from .cases import read_volume, spacing_known, with_spacing
 from .dicom import is_dicom, is_dicom_file, study_of
 from .post import STEPS, DEFAULT_STEPS, clean, pieces
@@ -100,7 +100,7 @@ class _ShownSlices:
         self.own = OwnDice()
     def show(self, zs, box):
         "Have the network look at some slices; yields the number and the probability of each"
-        pixels = (unpacked(picture(self.slices[z], self.seg.meta)) for z in zs)
+        pixels = map(PixelForm.of(self.seg.meta).as_read, (self.slices[z] for z in zs))
         maps = slice_maps(self.seg.net, self.seg.meta, pixels, box=box, **self.how)
         for found, z in zip(track(maps, len(zs)), zs): # in this order the bar ends
             np.greater(found[0], .5, out=self.mask[z].view(bool))
@@ -170,7 +170,7 @@ def _mirrored(self: Segmenter, shown, most=12):
     if self.meta.get('flip'): return None
     zs = np.flatnonzero(shown.looked)
     zs = zs[np.unique(np.linspace(0, len(zs) - 1, most).astype(int))]
-    pixels = (unpacked(picture(np.ascontiguousarray(shown.slices[z][:, ::-1]), self.meta)) for z in zs)
+    pixels = map(PixelForm.of(self.meta).as_read, (np.ascontiguousarray(shown.slices[z][:, ::-1]) for z in zs))
     there = sum(np.count_nonzero(p > .5) for p in slice_probs(self.net, self.meta, pixels, bs=shown.how['bs']))
     if there < .005*shown.mask[zs].size: return None
     return round(there/max(1, int(shown.mask[zs].sum())), 2)

@@ -15,13 +15,13 @@ from scipy import optimize
 from .metrics import near_liver
 
 # %% ../nbs/37_temperature.ipynb #f09ee26e
-# temperatures are looked for from 1/MILDEST, where a flawless network ends, to this, where a blind one does
+# temperatures are searched from 1/MILDEST, the result for a flawless network, to this, the result for a blind one
 MILDEST = 10.
 
 def best_temperature(
     margins: np.ndarray, # of pixels: score of the true class less that of the other
 ) -> float: # 0.1…10
-    "What the scores must be divided by for the least cross entropy (Guo et al., ICML 2017)"
+    "The divisor of the scores that gives the least cross entropy (Guo et al., ICML 2017)"
     margins, bound = np.asarray(margins, float), math.log(MILDEST)
     cross_entropy = lambda log_t: np.logaddexp(0, -margins*math.exp(-log_t)).mean()
     return math.exp(optimize.minimize_scalar(cross_entropy, bounds=(-bound, bound), method='bounded').x)
@@ -31,7 +31,7 @@ def best_temperature(
 def fit_temperature(
     net: torch.nn.Module, # pictures (n, 3, h, w) to class scores (n, 2, h, w)
     valid, # a loader of validation slices and their masks, as `learn.dls.valid`
-    pixels: int = 4_000_000, # take so many at most, of all slices together
+    pixels: int = 4_000_000, # the most to use, of all slices together
 ) -> float: # 0.1…10; 1.0 if there are no slices, or none of them shows liver
     "The temperature of a network near the liver, for slices that it was not trained on"
     net.eval()

@@ -29,12 +29,13 @@ from safetensors.torch import load_file
 
 # %% ../nbs/03_train.ipynb #3c90aa63
 from . import __version__
-from .checkpoint import Keeper, MovingAverage, _save_fig, distributed
+from .checkpoint import (
+    Checkpoint, EpochLog, KeepWeights, MovingAverage, SeedEpochs, _save_fig, distributed)
 from .liver import SHIPPED, model_path
 from .losses import class_weights, liver_loss
 from .models import read_meta
 from .network import LightUNet, encoder, param_groups, pretrained_encoder
-from .pixels import form_options, read_form
+from .pixels import PixelForm, read_form
 from .recipe import CODES, Recipe
 from .save import auto_device, describe, load_model, save_model
 from .temperature import fit_temperature
@@ -173,7 +174,7 @@ DECIDED = ('arch', 'decoder', 'size') # by the network that training starts from
 
 def recipe_from(
     start, # a model folder, or 'liver'; None: from ImageNet's weights or none
-    form: dict, # what the pixels of the slices mean
+    form: PixelForm, # what the pixels of the slices mean
     **given, # what was asked for, as in Recipe
 ) -> Recipe:
     "The recipe, with what the network to start from decides; raises `BadInput` for a conflict"
@@ -186,7 +187,7 @@ def recipe_from(
         if given.get(k, meta[k]) != meta[k]:
             raise BadInput(f'{start}: has {k} {meta[k]}, and {given[k]} was asked for; '
                            f'leave --{k} away, or train without --from')
-    ours, theirs = form_options(form), form_options(meta)
+    ours, theirs = form.options, PixelForm.of(meta).options
     if ours != theirs:
         raise BadInput(f'{start}: was trained on slices of {theirs}, these are of {ours}; '
                        f'convert with {theirs}, or train without --from')
@@ -205,18 +206,17 @@ def train(
     "Train a model on slices, going on where an equal run was stopped; raises `BadInput`, and then leaves nothing"
     say = say if not rank_distrib() else lambda s: None
     _check_place(model)
-    what, remark = read_form(data)
-    r = recipe_from(kwargs.pop('start', None), what, **kwargs)
+    form, remark = read_form(data)
+    r = recipe_from(kwargs.pop('start', None), form, **kwargs)
     table = training_table(data, r.valid, r.split, r.seed)
     if remark: say(remark)
     _say_split(table, r, say)
     check_slices(data, table)
     learn = _learner(data, table, r, auto_device(device))
-    origin = _origin(r, content_hash(data, table), what, table, learn.dls.device)
+    origin = _origin(r, content_hash(data, table), form, table, learn.dls.device)
     with _first_makes(model, MODEL_FILES, 'model.json', origin) as learn.path:
-        keeper = Keeper(learn.path, r.epochs, r.seed, say, r.save)
-        run(learn, keeper, r.lr)
-        return _keep(learn, r, what, table, keeper, origin['data'])
+        row = run(learn, r, say)
+        return _keep(learn, r, form, table, row, origin['data'])
 train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own __init__ has no source
 
 # %% ../nbs/03_train.ipynb #2e24a694
@@ -239,7 +239,7 @@ def _origin(r, data, form, table, device):
     rows = hashlib.sha256(table[['image', 'subject', 'liver_px']].to_csv(index=False).encode()).hexdigest()[:16]
     where = dict(device=torch.device(device).type, processes=max(num_distrib(), 1))
     started = _inherited(r.start).get('start')
-    return dict(asdict(r), started=started, data=data, form=form, rows=rows, **where, **libraries)
+    return dict(asdict(r), started=started, data=data, form=form.as_dict(), rows=rows, **where, **libraries)
 
 def _learner(data, table, r, device):
     "The learner that a recipe describes"
@@ -253,28 +253,30 @@ def _learner(data, table, r, device):
 # %% ../nbs/03_train.ipynb #041c7906
 def run(
     learn: Learner,
-    keeper: Keeper, # what watches it
-    lr: float = 1e-3, # the highest learning rate
-):
-    "Take up or begin the training, and end with the weights to keep"
+    r: Recipe, # how to train
+    say=print, # takes one line per epoch
+) -> dict: # the log's row of the epoch whose weights are kept
+    "Begin or resume the training, and end with the weights to keep"
+    log, keep, checkpoint = EpochLog(r.epochs, say), KeepWeights(r.save), Checkpoint()
     bar = nullcontext() if watched() and not rank_distrib() else learn.no_bar()
     with warnings.catch_warnings(), bar, learn.no_logging(), distributed(learn):
         warnings.filterwarnings('ignore', 'Your generator is empty') # no validation slices, which has been said
-        steps = keeper.epochs*len(learn.dls.train)//max(num_distrib(), 1)
-        if keeper.save == 'average': keeper.average = MovingAverage(learn.model, steps)
-        done, opt = keeper.take_up(learn)
-        with learn.added_cbs([keeper, *filter(None, [keeper.average])]): fit(learn, keeper.epochs, lr, done, opt)
-    if not rank_distrib(): learn.model.load_state_dict(load_file(keeper.folder/'.done/kept.safetensors'))
+        steps = r.epochs*len(learn.dls.train)//max(num_distrib(), 1)
+        average = [MovingAverage(learn.model, steps)] if r.save == 'average' else []
+        with learn.added_cbs([SeedEpochs(r.seed), log, keep, checkpoint, *average]):
+            done, opt = checkpoint.resume()
+            fit(learn, r.epochs, r.lr, done, opt)
+    if not rank_distrib(): learn.model.load_state_dict(load_file(learn.path/'.done/kept.safetensors'))
+    return log.rows[keep.kept[0] - 1]
 
 # %% ../nbs/03_train.ipynb #6cbb2aa3
-def _keep(learn, r, form, table, keeper, data):
+def _keep(learn, r, form, table, row, data):
     "Save the trained network, its description with the temperature, and its pictures in `learn.path`"
     own = ('arch', 'size', 'decoder', 'weights', 'start') # said apart, or of this machine alone
     more = {k: v for k, v in asdict(r).items() if k not in own} | _inherited(r.start)
-    kept = keeper.kept[0] # the epoch
-    last = {k: round(v, 6) for k, v in keeper.rows[kept - 1].items() if isinstance(v, float) and math.isfinite(v)}
+    last = {k: round(v, 6) for k, v in row.items() if isinstance(v, float) and math.isfinite(v)}
     subjects = _subjects(table, more.pop('seen', ()))
-    more |= dict(kept_epoch=kept, subjects=subjects, data=data, metrics=last)
+    more |= dict(kept_epoch=row['epoch'], subjects=subjects, data=data, metrics=last)
     meta = describe(r.arch, r.size, form, r.decoder, **more)
     if rank_distrib(): return meta
     meta['temperature'] = fit_temperature(learn.model, learn.dls.valid)

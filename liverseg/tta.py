@@ -158,7 +158,7 @@ def at_once(
 # %% ../nbs/04_tta.ipynb #ee4d0ef6
 def slice_maps(
     net, meta, # the model
-    slices, # any iterable of arrays as liverseg.pixels.read_slice gives them, read as they are needed
+    slices, # any iterable of arrays as PixelForm.read gives them, read as they are needed
     tta: str = 'none', # a name in VIEWS
     bs: int = None, # slices at once; at_once if not given
     box: tuple = (slice(None), slice(None)), # rows and columns of the network's square, steps of 32

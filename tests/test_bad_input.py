@@ -210,7 +210,7 @@ def test_nothing_is_unpickled(src, model, tmp_path):
         def __reduce__(self): return os.mkdir, (str(tmp_path / 'boom'),)
     (folder / 'model.safetensors').write_bytes(pickle.dumps(Bomb()))
     told = json.loads((folder / 'model.json').read_text())
-    told.pop('sha256') # a description that promises nothing about the file
+    told.pop('sha256') # a description without a SHA-256
     (folder / 'model.json').write_text(json.dumps(told))
     run('predict', image(src, 'test'), tmp_path / 'out.nii.gz', '--model', folder, '--device', 'cpu', ok=1)
     assert not (tmp_path / 'boom').exists()

@@ -1,4 +1,4 @@
-"Probabilities that can be believed: the temperature in a model's description, what heeds it, and what a report says."
+"Calibrated probabilities: the temperature in a model's description, what uses it, and what a report says."
 import json
 import shutil
 
@@ -52,7 +52,7 @@ def test_the_temperature_is_that_of_the_kept_weights_on_the_validation_slices(mo
     assert fit_temperature(net, valid) == pytest.approx(meta['temperature'], abs=.002)
 
 
-def test_none_is_one(maps):
+def test_no_temperature_means_one(maps):
     assert (maps[None][0] == maps[1.][0]).all() and (maps[None][1] == maps[1.][1]).all()
 
 
@@ -68,30 +68,30 @@ def test_a_temperature_makes_the_map_milder_and_leaves_the_mask(maps):
 def test_onnx_carries_it(tempered, png, tmp_path):
     pytest.importorskip('onnxruntime')
     from liverseg.manifest import read_manifest
-    from liverseg.pixels import read_slice
+    from liverseg.pixels import PixelForm
     from liverseg.models import load_onnx
     from liverseg.save import export_onnx, load_model
     from liverseg.tta import slice_probs
     fast, meta = load_onnx(export_onnx(tmp_path / 'm.onnx', tempered[3.]))
     assert meta['temperature'] == 3
-    slices = [read_slice(png / f, meta) for f in read_manifest(png, ['test'])['image'][8:12]]
+    slices = [PixelForm.of(meta).read(png / f) for f in read_manifest(png, ['test'])['image'][8:12]]
     ours, theirs = (np.stack(list(slice_probs(net, meta, slices))) for net in (load_model(tempered[3.])[0], fast))
     assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-def test_a_temperature_that_cannot_be_is_refused(tempered, png, tmp_path):
+def test_an_impossible_temperature_is_refused(tempered, png, tmp_path):
     from liverseg.models import read_meta
     from liverseg.work import BadInput
     folder = with_temperature(tempered[None], tmp_path / 'model', 7.125)
     good = (folder / 'model.json').read_text()
     for wrong in ('0', '-2', 'NaN', 'Infinity', 'null', 'true', '"warm"', '[1]', '1e-300', '1' + '0'*400):
         (folder / 'model.json').write_text(good.replace('7.125', wrong))
-        with pytest.raises(BadInput, match='has temperature = .* cannot be'): read_meta(folder)
+        with pytest.raises(BadInput, match='has temperature = .* is not possible'): read_meta(folder)
     said = run('evaluate', png, tmp_path / 'report', '--model', folder, '--device', 'cpu', ok=1).stderr
     assert 'has temperature' in said and not (tmp_path / 'report').exists()
 
 
-def test_a_report_says_whether_they_can_be_believed(tempered, png, tmp_path):
+def test_a_report_shows_the_calibration(tempered, png, tmp_path):
     for name in ('a', 'b'): run('evaluate', png, tmp_path / name, '--model', tempered[3.], '--device', 'cpu', ok=0)
     told = json.loads((tmp_path / 'a/summary.json').read_text())
     found = told['calibration']

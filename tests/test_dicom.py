@@ -262,7 +262,7 @@ def test_a_syntax_that_nothing_decodes(tmp_path):
     change(files[2], lambda ds: ds.compress(pydicom.uid.RLELossless))
     change(files[2], lambda ds: setattr(ds.file_meta, 'TransferSyntaxUID', pydicom.uid.HTJ2KLossless))
     if pydicom.pixels.get_decoder(pydicom.uid.HTJ2KLossless).is_available: pytest.skip('something decodes it')
-    bad(tmp_path, 'image_2', 'High-Throughput JPEG 2000', "pip install 'liverseg[dicom]'")
+    bad(tmp_path, 'image_2', 'High-Throughput JPEG 2000', "pip install -e '.[dicom]'")
 
 
 def test_no_position(tmp_path):
@@ -476,7 +476,7 @@ def test_without_pydicom(tmp_path):
     write(tmp_path)
     code = 'import sys; sys.modules["pydicom"] = None\nfrom liverseg.dicom import read_series\n' + f'read_series({str(tmp_path)!r})'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert "is DICOM, and the reader is not installed; run pip install 'liverseg[dicom]'" in done.stderr
+    assert "is DICOM, and the reader is not installed; run pip install -e '.[dicom]'" in done.stderr
 
 
 def test_ircad_as_distributed():

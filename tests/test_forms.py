@@ -42,7 +42,7 @@ def test_windows_that_are_none(src, tmp_path):
     assert set(tmp_path.iterdir()) == before
 
 
-def test_an_infinite_window(): pytest.raises(BadInput, lib.as_windows, (-np.inf, 250))
+def test_an_infinite_window(): pytest.raises(BadInput, lib.PixelForm, (-np.inf, 250))
 
 
 def test_sixteen_bits_keep_hu(tmp_path):

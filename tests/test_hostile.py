@@ -247,7 +247,7 @@ def test_slices_that_are_none(image, row, said, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name != 's']
 
 
-@pytest.mark.parametrize('change, said', [(dict(dx='0'), 'no length in mm'), (dict(dz='-2'), 'no length in mm'), (dict(dy='inf'), 'no length in mm'), (dict(z='1e30'), 'no z'), (None, 'same subject and z')])
+@pytest.mark.parametrize('change, said', [(dict(dx='0'), 'not a length in mm'), (dict(dz='-2'), 'not a length in mm'), (dict(dy='inf'), 'not a length in mm'), (dict(z='1e30'), 'no z'), (None, 'same subject and z')])
 def test_numbers_of_a_manifest(change, said, tmp_path):
     import_slices(slices(tmp_path / 's'), tmp_path / 'png')
     table = pd.read_csv(tmp_path / 'png/manifest.csv', dtype=str, keep_default_na=False)
@@ -268,7 +268,7 @@ def test_cells_of_a_manifest(change, said, tmp_path):
 def test_a_description_without_end(tmp_path):
     from liverseg.pixels import read_form
     (tmp_path / 'dataset.json').write_text('['*100_000)
-    assert 'tells no window' in complaint(read_form, tmp_path)
+    assert 'gives no window' in complaint(read_form, tmp_path)
 
 
 def test_no_voxels_to_scale(subject, tmp_path):
@@ -339,7 +339,7 @@ def test_weights_that_are_no_numbers(model, tmp_path):
     net, meta = load_model(model)
     next(iter(net.parameters())).data[0] = torch.nan
     save_model(net, meta, shutil.copytree(model, tmp_path / 'm'))
-    assert 'are no numbers' in complaint(load_model, tmp_path / 'm')
+    assert 'are not numbers' in complaint(load_model, tmp_path / 'm')
 
 
 @pytest.mark.parametrize('change', [dict(subjects=None), dict(subjects=['a']), dict(sha256=None), dict(mean=[10**400, 0, 0]), dict(arch=[]), dict(arch={})])

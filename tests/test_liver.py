@@ -1,4 +1,4 @@
-"The network that ships, by the command line: its files, a mask with nobody to ask, ONNX, and training that starts from it."
+"The network that ships, by the command line: its files, a mask without a connection, ONNX, and training that starts from it."
 import hashlib
 import json
 import re
@@ -45,7 +45,7 @@ def test_its_files(tmp_path):
     assert not re.search(r'/(work|root|home|tmp)/', (folder / 'model.json').read_text() + (folder / 'card.json').read_text())
 
 
-def test_a_mask_with_nobody_to_ask(patient, tmp_path):
+def test_a_mask_without_a_connection(patient, tmp_path):
     scan, truth = patient
     done = run('predict', scan, tmp_path / 'mask.nii.gz', *CPU, ok=0, env=NOBODY)
     mask, true = (np.asarray(nib.load(p).dataobj) > 0 for p in (tmp_path / 'mask.nii.gz', truth))
@@ -54,7 +54,7 @@ def test_a_mask_with_nobody_to_ask(patient, tmp_path):
 
 
 def test_a_scan_without_a_liver(tmp_path):
-    "Thighs are no reason to stop, and no reason to find something"
+    "A scan of thighs is segmented without an error, and no liver is found"
     from liverseg.phantom import make_subject
     subject = make_subject(11, shape=(160, 160, 120), spacing=(2.4, 2.4, 5.))
     assert not subject.labels[:, :, :25].any()
@@ -88,12 +88,12 @@ def test_training_starts_from_it(soft, tmp_path):
 
 
 @pytest.mark.parametrize('option, word', [(('--size', 64), 'size'), (('--arch', 'resnet34'), 'arch'), (('--decoder', 'fastai'), 'decoder')])
-def test_what_is_decided_cannot_be_asked_for(soft, tmp_path, option, word):
+def test_options_that_the_start_decides_are_refused(soft, tmp_path, option, word):
     done = run('train', soft, tmp_path / 'm', '--from', 'liver', *option, *CPU, ok=1)
     assert done.stderr.count('\n') == 1 and f'leave --{word} away' in done.stderr and not (tmp_path / 'm').exists()
 
 
-def test_slices_of_another_window_are_said(png, tmp_path):
+def test_slices_of_another_window_are_refused(png, tmp_path):
     done = run('train', png, tmp_path / 'm', '--from', 'liver', *CPU, ok=1)
     assert done.stderr.count('\n') == 1 and 'convert with --window 0,255' in done.stderr and not (tmp_path / 'm').exists()
 

@@ -1,4 +1,4 @@
-"Networks as ONNX files and several networks as one, on the command line, and files that are neither."
+"Networks as ONNX files, several networks as one, and files that are neither, on the command line."
 import json
 import shutil
 
@@ -64,7 +64,7 @@ def test_two_models_answer_together(cohort, model, exported, tmp_path):
     assert 'must share it' in done.stderr and not (tmp_path / 'three.nii.gz').exists()
 
 
-def test_files_that_are_no_network_of_ours(cohort, exported, tmp_path):
+def test_files_that_are_not_networks_of_liverseg(cohort, exported, tmp_path):
     import onnx
     bad = tmp_path / 'bad.onnx'
 
@@ -100,8 +100,8 @@ def test_a_model_takes_no_option_of_masks(tmp_path):
 
 
 @pytest.mark.parametrize('threads', ['2,1', 'many', ''])
-def test_threads_are_no_damage_of_a_file(tmp_path, monkeypatch, threads):
-    "OMP_NUM_THREADS may be a list, or something that we do not know; the file is as good as before"
+def test_odd_thread_counts_do_not_make_a_file_damaged(tmp_path, monkeypatch, threads):
+    "OMP_NUM_THREADS may be a list, or something unknown; the file opens all the same"
     from liverseg.models import load_onnx
     from liverseg.save import export_onnx
     monkeypatch.setenv('OMP_NUM_THREADS', threads)

@@ -1,4 +1,4 @@
-"The ImageNet weights: cache, a file, a real download from a local server, and what is said when there are none."
+"The ImageNet weights: the cache, a file, a real download from a local server, and the message when there are none."
 import hashlib
 import http.server
 import json
@@ -44,7 +44,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def patched(monkeypatch, url):
-    "Let torchvision's resnet18 weights be at `url`"
+    "Make `url` the address of torchvision's resnet18 weights"
     from types import SimpleNamespace as NS
     monkeypatch.setattr(models, 'get_model_weights', lambda arch: NS(DEFAULT=NS(url=url)))
 
@@ -67,7 +67,7 @@ def test_a_download_with_another_hash_is_refused(server, weights, cache, monkeyp
     assert not list(cache.glob('*.pth'))
 
 
-def test_what_is_not_there_is_named(server, cache, monkeypatch):
+def test_missing_weights_are_named(server, cache, monkeypatch):
     from liverseg.network import pretrained_encoder
     from liverseg.work import BadInput
     patched(monkeypatch, f'{server}/resnet18-12345678.pth')
@@ -83,15 +83,15 @@ def test_a_damaged_file_in_the_cache_is_refused(weights, cache, monkeypatch):
     patched(monkeypatch, f'http://127.0.0.1:9/{weights.name}')
     cache.mkdir(parents=True)
     (cache / weights.name).write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(BadInput, match='its name promises'):
+    with pytest.raises(BadInput, match='its name says'):
         pretrained_encoder('resnet18')
-    with pytest.raises(BadInput, match='its name promises'):
+    with pytest.raises(BadInput, match='its name says'):
         pretrained_encoder('resnet18', cache / weights.name)
     (cache / weights.name).write_bytes(weights.read_bytes())
     pretrained_encoder('resnet18')
 
 
-def test_a_pickle_that_runs_something_does_not(tmp_path):
+def test_a_pickle_runs_no_code(tmp_path):
     import os
     from liverseg.network import pretrained_encoder
     from liverseg.work import BadInput
@@ -122,7 +122,7 @@ def test_command_line_with_a_file(weights, png, tmp_path):
 
 
 def test_command_line_without_either(png, tmp_path):
-    "No cache and no network (a proxy where nobody listens): one sentence, no model"
+    "No cache and no network (a proxy at which nothing listens): one sentence, no model"
     nowhere = 'http://127.0.0.1:9'
     env = {'TORCH_HOME': str(tmp_path / 'torch'), 'https_proxy': nowhere, 'HTTPS_PROXY': nowhere}
     done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--device', 'cpu', ok=1, env=env)
@@ -132,7 +132,7 @@ def test_command_line_without_either(png, tmp_path):
 
 
 def test_lite_needs_no_network(png, tmp_path):
-    "Weights from the package, by the command line, with nobody to ask"
+    "Weights from the package, by the command line, without a connection"
     env = {'https_proxy': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9'}
     run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'lite', '--device', 'cpu', ok=0, env=env)
     meta = json.loads((tmp_path / 'm/model.json').read_text())
