@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .archive import ls, natural_key, read_bytes
-from .dicom import (_LPS, _pictures_in, _placed, _stored_pixels, is_dicom, is_dicom_file, read_series, Series,
-                            series_image)
+from .dicom import _placed, read_series, Series, series_image
+from .dicom_files import _LPS, _pictures_in, _stored_pixels, is_dicom, is_dicom_file
 from .nifti import as_volume, read_nifti
 from .volume import AIR, Volume, check_same_grid, in_memory_order
 from .work import BadInput, Note, _first_line

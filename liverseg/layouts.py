@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .cases import SPLITS, Case
-from .dicom import is_dicom_file
+from .dicom_files import is_dicom_file
 from .archive import is_dir, is_file, ls, read_bytes
 from .work import BadInput, printable
 

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from conftest import shared
-from liverseg import dicom
 from liverseg.dicom import read_series, series_image
 from liverseg.phantom import make_subject, write_series
 from liverseg.archive import is_dir, is_file, ls, read_bytes
