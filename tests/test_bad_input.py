@@ -82,7 +82,7 @@ SPOILED = {
     'subject in both splits': (lambda s: [shutil.copy(f(s), s / 'test/nii') for f in (image, mask)],
                                'belongs to one split'),
     'no affine': (lambda s: no_affine(image(s)), 'its affine maps no volume'),
-    'complex numbers': (lambda s: change(image(s), lambda a: a.astype(np.complex64)), 'one number a voxel'),
+    'complex numbers': (lambda s: change(image(s), lambda a: a.astype(np.complex64)), 'one number per voxel'),
     'a name that fits no rule': (lambda s: image(s).rename(image(s).with_name('scan.nii.gz')), 'neither naming rule'),
     'no voxels': (lambda s: change(image(s), lambda a: a[:, :, :0]), 'has no voxels'),
 }

@@ -261,7 +261,7 @@ def test_a_syntax_that_nothing_decodes(tmp_path):
     change(files[2], lambda ds: ds.compress(pydicom.uid.RLELossless))
     change(files[2], lambda ds: setattr(ds.file_meta, 'TransferSyntaxUID', pydicom.uid.HTJ2KLossless))
     if pydicom.pixels.get_decoder(pydicom.uid.HTJ2KLossless).is_available: pytest.skip('something decodes it')
-    bad(tmp_path, 'image_2', 'High-Throughput JPEG 2000', "pip install 'liverseg[dicom]'")
+    bad(tmp_path, 'image_2', 'High-Throughput JPEG 2000', "pip install -e '.[dicom]' in the checkout")
 
 
 def test_no_position(tmp_path):
@@ -447,7 +447,7 @@ def test_dicom_labels(tmp_path):
     with pytest.raises(BadInput, match='lies 6.5 mm from'): masks_on(series, tmp_path / 'masks')
     shutil.rmtree(tmp_path / 'masks')
     write(tmp_path / 'masks', hu=SUBJECT.labels, PixelSpacing=['6', '6'])
-    with pytest.raises(BadInput, match='rows and columns run otherwise'): masks_on(series, tmp_path / 'masks')
+    with pytest.raises(BadInput, match='rows and columns run in other directions'): masks_on(series, tmp_path / 'masks')
     shutil.rmtree(tmp_path / 'masks')
     write(tmp_path / 'masks', hu=SUBJECT.labels[:, :, ::-1], affine=SUBJECT.affine, ImagePositionPatient=lambda n: [float(v) for v in pydicom.dcmread(tmp_path / f'ct/image_{11 - n}').ImagePositionPatient])
     with pytest.raises(BadInput, match='by position image_0 belongs to image_11'): masks_on(series, tmp_path / 'masks')
@@ -475,7 +475,7 @@ def test_without_pydicom(tmp_path):
     write(tmp_path)
     code = 'import sys; sys.modules["pydicom"] = None\nfrom liverseg.dicom import read_series\n' + f'read_series({str(tmp_path)!r})'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert "is DICOM, and the reader is not installed; run pip install 'liverseg[dicom]'" in done.stderr
+    assert "is DICOM, and the reader is not installed; run pip install -e '.[dicom]' in the checkout" in done.stderr
 
 
 def test_ircad_as_distributed():

@@ -217,12 +217,12 @@ def test_hashes_that_do_not(which, server, good, tmp_path):
     if which == 'second of two': said = refused(published, tmp_path / 'data', md5[4:], sha256=sha)
     if which == 'own file': said = refused(published, tmp_path / 'data', md5[4:], file=mine)
     assert '000000, not' not in said and ', not 0000' in said
-    assert ('thrown away' in said) == (which != 'own file') and mine.exists()
+    assert ('was deleted' in said) == (which != 'own file') and mine.exists()
     assert len(server.asked) == (which != 'own file')  # a wrong file is not fetched again
 
 
 def test_what_is_no_sha256(server, good, tmp_path):
-    refused(served(server, good), tmp_path / 'data', 'is no SHA-256', sha256='abc')
+    refused(served(server, good), tmp_path / 'data', 'is not a SHA-256', sha256='abc')
     assert not server.asked
 
 
@@ -316,7 +316,7 @@ def test_no_room(server, good, tmp_path, monkeypatch):
 def test_a_large_download_is_told(tmp_path):
     said = []
     with pytest.raises(BadInput): download('msd', tmp_path / 'data', say=said.append, source=Source('t', 'http://127.0.0.1:9/x', 'l', 'c', size=26_900_000), retries=0)
-    assert '26.9 MB will come' in said[1]
+    assert '26.9 MB will be downloaded' in said[1]
     assert SOURCES['msd'].size > 20 * 10**9
 
 
@@ -505,8 +505,8 @@ HOSTILE = {
     'zip that claims too much': (lying_zip(6_000_000), 'not as long as it claims'),
     'zip of wrong bytes': (patched(zipped('a.nii', body=bytes(range(256))), [(bytes(range(50, 60)), bytes(10))]) , 'truncated or damaged'),
     'zip of an odd method': (patched(zipped('a.nii'), [(b'\x14\0\0\0\x08\0', b'\x14\0\0\0\x60\0')]), 'truncated or damaged'),
-    'zip twice': (patched(zipped('a.nii', 'b.nii'), [(b'b.nii', b'a.nii')]), 'is there twice'),
-    'zip twice, in other words': (zipped('x/a.nii', 'x//a.nii'), 'is there twice'),
+    'zip twice': (patched(zipped('a.nii', 'b.nii'), [(b'b.nii', b'a.nii')]), 'occurs twice'),
+    'zip twice, in other words': (zipped('x/a.nii', 'x//a.nii'), 'occurs twice'),
     'zip file and folder': (zipped('a', 'a/b', 'c'), 'both as a file and as a folder'),
     'zip with our name': (zipped(RECORD, 'a.nii'), 'a name that we need'),
     'zip without files': (zipped(), 'holds no files'),
@@ -519,8 +519,8 @@ HOSTILE = {
     'tar hard link': (tarred('a.nii', ('link', tarfile.LNKTYPE, '../../x')), 'is a link or a device'),
     'tar device': (tarred(('null', tarfile.CHRTYPE, '')), 'is a link or a device'),
     'tar pipe': (tarred(('pipe', tarfile.FIFOTYPE, '')), 'is a link or a device'),
-    'tar twice': (tarred('a.nii', './a.nii'), 'is there twice'),
-    'tar below zero': (negative_tar(), 'below zero'),
+    'tar twice': (tarred('a.nii', './a.nii'), 'occurs twice'),
+    'tar below zero': (negative_tar(), 'negative size'),
     'tar of a huge name': (long_name_bomb(10**11), 'a header of 100000000000 bytes'),
     'tar of a large name': (long_name_bomb(10**6), 'a header of 1000448 bytes'),
     'tar of names of names': (chain_of_long_names(), 'truncated or damaged'),

@@ -105,7 +105,7 @@ def test_a_scan_of_one_column(shape, tmp_path):
 
 def test_a_single_row_is_no_volume(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(24, np.int16), np.diag([2., 2, 2, 1])), tmp_path / 'a.nii')
-    assert 'which is no volume' in complaint(read_volume, tmp_path / 'a.nii')
+    assert 'which is not a volume' in complaint(read_volume, tmp_path / 'a.nii')
 
 
 def test_endings_in_any_case(subject, tmp_path):
@@ -146,8 +146,8 @@ SPOILED = { # tags that do not fit the pixels or the other slices, and what is s
     'one slice inverted': (dict(PhotometricInterpretation=lambda k: 'MONOCHROME1' if k == 3 else 'MONOCHROME2'), 'MONOCHROME1'),
     'the wrong bits': (dict(BitsStored=12, HighBit=15), 'the highest is number 15'),
     'too few columns': (dict(Columns=30), 'bytes more than'),
-    'inverted HU': (dict(RescaleSlope='-1'), 'make no HU'),
-    'one slice without an intercept': (dict(RescaleIntercept=lambda k: None if k == 2 else '0'), 'as other files of its series do'),
+    'inverted HU': (dict(RescaleSlope='-1'), 'do not give HU'),
+    'one slice without an intercept': (dict(RescaleIntercept=lambda k: None if k == 2 else '0'), 'unlike other files of its series'),
 }
 
 
@@ -622,7 +622,7 @@ def test_a_link_that_leads_nowhere_is_not_passed_over(scans, tmp_path):
     (tmp_path / 'b.nii.gz').symlink_to('nowhere.nii.gz')
     os.mkfifo(tmp_path / 'c.nii.gz')
     done = run('check', tmp_path, ok=1)
-    for name in ('b', 'c'): assert f'{name}.nii.gz: is a link that leads nowhere, a pipe or a device' in done.stderr
+    for name in ('b', 'c'): assert f'{name}.nii.gz: is not a file but a broken link, a pipe or a device' in done.stderr
 
 
 # ---- the terminal

@@ -332,4 +332,4 @@ def test_without_the_dicom_extra(tmp_path):
     own(tmp_path / 'nifti'), ircad(tmp_path / 'dicom')
     code = "import sys; sys.modules['pydicom'] = None; from liverseg.cli import main; main(['check', sys.argv[1]], prog_name='liverseg')"
     good, bad = (subprocess.run([sys.executable, '-c', code, str(tmp_path / d)], capture_output=True, text=True) for d in ('nifti', 'dicom'))
-    assert good.returncode == 0 and "pip install 'liverseg[dicom]'" in bad.stderr and bad.returncode == 1 and 'Traceback' not in bad.stderr
+    assert good.returncode == 0 and "pip install -e '.[dicom]'" in bad.stderr and bad.returncode == 1 and 'Traceback' not in bad.stderr
