@@ -20,7 +20,7 @@ from .work import BadInput, _first_line
 def natural_key(
     name: str, # of a file
 ) -> tuple: # to sort by
-    "What to sort a name by so that 2 comes before 10"
+    "Key that sorts names so that 2 comes before 10"
     return re.sub('[0-9]+', lambda m: m[0].zfill(64), name.casefold()), name
 
 # %% ../nbs/14_archive.ipynb #1e3a4720
@@ -43,8 +43,8 @@ def is_file(
 # %% ../nbs/14_archive.ipynb #4fdf71f9
 def ls(
     folder, # a folder or a .zip file; may lead through zip archives
-) -> list: # of Path, 2 before 10; hidden files and macOS's twins left out
-    "What a folder holds; raises `BadInput`"
+) -> list: # of Path, in natural order, without hidden files and macOS's `__MACOSX`
+    "List a folder; raises `BadInput`"
     folder = Path(folder)
     if not is_dir(folder): raise BadInput(f'{folder}: there is no such folder; check the path')
     zf, inside = _zip_place(folder)
@@ -56,7 +56,7 @@ def ls(
 def read_bytes(
     path, # a file; may lead through zip archives
 ) -> bytes:
-    "A file's content; raises `BadInput`"
+    "Read a file; raises `BadInput`"
     zf, inside = _zip_place(path)
     if zf is not None and is_file(path): return _read_entry(zf, _zip_tree(zf)[inside[:-1]][inside[-1]], path)
     try: return Path(path).read_bytes()
@@ -94,7 +94,7 @@ def _zip_tree(zf):
 
 # %% ../nbs/14_archive.ipynb #5b5e2e87
 @lru_cache(maxsize=4)
-# a file that has changed, or a forked process, opens it anew
+# opened again if the file has changed or the process was forked
 def _opened_zip(path, size, mtime, pid): return _open_zip(path, path)
 
 @lru_cache(maxsize=3) # each is held in memory
@@ -111,24 +111,24 @@ def _read_entry(zf, entry, path):
 
 # %% ../nbs/14_archive.ipynb #e6b09c7a
 _LARGEST = 2**31 # bytes of one file in an archive; what claims more is damaged or a trap
-_SWELLS = 200 # times as much as is packed, from 4 GiB on; scans shrink to a half or a tenth
+_SWELLS = 200 # times the packed size, beyond 4 GiB; scans shrink to between 50 % and 10 %
 
 def _open_zip(source, path):
     "An archive, opened"
     try: zf = zipfile.ZipFile(source)
     except Exception as e:
-        raise BadInput(f'{path}: is damaged or is no zip archive ({_first_line(e)}); copy or download it again')
+        raise BadInput(f'{path}: is damaged or is not a zip archive ({_first_line(e)}); copy or download it again')
     if zf.filelist and min(e.header_offset for e in zf.filelist):
-        raise BadInput(f'{path}: is damaged, its end is that of an archive within it; copy or download it again')
+        raise BadInput(f'{path}: is damaged, since it ends like an archive within it; copy or download it again')
     whole, packed = (sum(getattr(e, size) for e in zf.filelist) for size in ('file_size', 'compress_size'))
     if whole > max(2**32, _SWELLS*packed):
-        raise BadInput(f'{path}: unpacks to {whole/2**30:.0f} GiB, more than {_SWELLS} times as much as it is; check '
-                       'the archive, or unpack it first')
+        raise BadInput(f'{path}: unpacks to {whole/2**30:.0f} GiB, more than {_SWELLS} times its size; check the '
+                       'archive, or unpack it first')
     return zf
 
 # %% ../nbs/14_archive.ipynb #e70b9836
 MOST_FILES, MOST_ARCHIVES = 200_000, 200 # in a folder or archive with all that is below it
-MOST_UNPACKED = 64*2**30 # bytes that all archives in it hold together, those within archives counted again
+MOST_UNPACKED = 64*2**30 # bytes that all archives in it hold together, nested ones counted again
 
 def files_below(
     path, # a folder or a .zip file, or one file; may lead through zip archives
@@ -138,12 +138,12 @@ def files_below(
 
 # %% ../nbs/14_archive.ipynb #fc93fcc7
 def _walk(path, depth, left):
-    "The files below; loops of links and archives within archives end somewhere"
+    "The files below, within the limits; ends in a loop of links or of archives as well"
     left['archives' if depth and Path(path).suffix.lower() == '.zip' else 'files'] -= 1
     left['bytes'] -= _unpacked_size(path)
     if left['bytes'] < 0:
-        raise BadInput(f'{path}: comes to more than {MOST_UNPACKED/2**30:g} GiB unpacked, with the archives before '
-                       'it; unpack it first, or give the folder with one series')
+        raise BadInput(f'{path}: comes to more than {MOST_UNPACKED/2**30:g} GiB unpacked, together with the archives '
+                       'before it; unpack it first, or give the folder with one series')
     if min(left.values()) < 0:
         raise BadInput(f'{path}: comes after {MOST_FILES} files or {MOST_ARCHIVES} archives within archives; give the '
                        'folder with one series')
@@ -155,7 +155,7 @@ def _walk(path, depth, left):
 
 # %% ../nbs/14_archive.ipynb #90a04f2b
 def _unpacked_size(path):
-    "The bytes that an archive unpacks to by its own table; 0 for anything else"
+    "The bytes that an archive unpacks to according to its own table; 0 for anything else"
     if Path(path).suffix.lower() != '.zip' or not is_dir(path): return 0
     zf, inside = _zip_place(path)
     return sum(e.file_size for e in zf.filelist) if zf is not None and inside == () else 0
@@ -169,7 +169,7 @@ def _archive_kind(path, label):
     if kind == 'gz':
         with gzip.open(path) as f: head = f.read(512)
     try: tarfile.TarInfo.frombuf(head, 'utf-8', 'surrogateescape'); return kind
-    except Exception: pass # whatever it is, it is no tar header
+    except Exception: pass # not a tar header
     found = f"begins with {head[:14].decode('latin-1')!r}" if head else 'is empty'
     raise BadInput(f'{label}: is not a zip or tar archive (it {found}); look at it in a browser and get the archive '
                    'from its publisher')
@@ -181,12 +181,12 @@ class Member:
     name: str # as the archive has it
     size: int # bytes that it claims to hold
     folder: bool
-    fault: str # what forbids to unpack it, or ''
-    open: Callable # gives a file to read from
+    fault: str # why it must not be unpacked, or ''
+    open: Callable # returns a file to read from
 
 # %% ../nbs/14_archive.ipynb #d3f158a2
 def _zip_members(z):
-    "The members of a zip file; a link hides in the upper half of `external_attr`"
+    "The members of a zip file; the upper half of `external_attr` marks a link"
     for e in z.infolist():
         odd = stat.S_IFMT(e.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR)
         fault = 'is a link or a device' if odd else 'is encrypted' if e.flag_bits & 1 else ''
@@ -194,10 +194,10 @@ def _zip_members(z):
 
 # %% ../nbs/14_archive.ipynb #798a5e1e
 def _tar_members(t):
-    "The members of a tar file, then a look at whether its end is there"
+    "The members of a tar file; raises `EOFError` if its end is missing"
     for e in t:
-        yield Member(e.name, e.size, e.isdir(), '' if e.isreg() or e.isdir() else 'is a link or a '
-                                                                                  'device', partial(t.extractfile, e))
+        fault = '' if e.isreg() or e.isdir() else 'is a link or a device'
+        yield Member(e.name, e.size, e.isdir(), fault, partial(t.extractfile, e))
     t.fileobj.seek(t.offset)
     if t.fileobj.read(512) != bytes(512): raise EOFError('its end is missing')
     for _ in range(64):
@@ -206,7 +206,7 @@ def _tar_members(t):
 # %% ../nbs/14_archive.ipynb #80ab8ecd
 CHUNK = 1 << 16 # bytes that are read and written at once
 
-class _Sips:
+class _Pieces:
     "A file that can only be read in small pieces"
     def __init__(self, file): self.file, self.seek, self.tell = file, file.seek, file.tell
     def read(self, n):
@@ -221,7 +221,7 @@ def _open_members(path, label):
     if kind == 'zip':
         with zipfile.ZipFile(path) as z: yield _zip_members(z)
     else:
-        with (gzip.open if kind == 'gz' else open)(path, 'rb') as f, tarfile.open(fileobj=_Sips(f), mode='r:') as t:
+        with (gzip.open if kind == 'gz' else open)(path, 'rb') as f, tarfile.open(fileobj=_Pieces(f), mode='r:') as t:
             yield _tar_members(t)
 
 # %% ../nbs/14_archive.ipynb #ea0cdfc6
@@ -255,10 +255,10 @@ def _checked_members(members, label, limit, most):
 
 # %% ../nbs/14_archive.ipynb #ce0943cf
 def _member_fault(member, parts, files):
-    "What forbids to unpack a member besides its kind, or ''"
+    "Why a member must not be unpacked, apart from its kind, or ''"
     if parts is None: return 'leads out of the folder'
-    if member.size < 0: return 'has a size below zero'
-    return 'is there twice' if parts in files else ''
+    if member.size < 0: return 'has a negative size'
+    return 'occurs twice' if parts in files else ''
 
 def _is_junk(parts):
     if '__MACOSX' in parts: return True
@@ -271,12 +271,12 @@ def _bytes(n): return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.1f} MB' if n 
 # %% ../nbs/14_archive.ipynb #eb03f93f
 def unpack(
     path, # a zip, tar or tar.gz file, recognised by what is in it
-    folder, # where to; made when it is missing, and left as it is when unpacking fails halfway
-    limit: int = 50*10**9, # bytes that may come out
+    folder, # where to; made if it is missing, and left as it is if unpacking fails halfway
+    limit: int = 50*10**9, # bytes that it may unpack to
     most: int = 20000, # members that it may have
-    ratio: int = 200, # times its size that may come out, beyond 100 MB; CT has less than 20
+    ratio: int = 200, # times its own size that it may unpack to, beyond 100 MB; CT stays below 20
     label: str = None, # what the archive is called in messages; None: its path
-    say=print, # takes a line for the user
+    say=print, # called with each line for the user
 ) -> list: # names of the files below folder, with /
     "Unpack an archive that is not trusted, checking all of it before anything is written; raises `BadInput`"
     label, folder = label or str(path), Path(folder)
@@ -308,7 +308,7 @@ def _write_member(member, target, label):
 
 # %% ../nbs/14_archive.ipynb #20feb778
 def _check_size(files, path, folder, ratio, label):
-    "Complain if the files have no room, or are too many times as large as their archive"
+    "Raise `BadInput` if the files do not fit on the disk, or are far too large for their archive"
     total, size = sum(m.size for m in files.values()), Path(path).stat().st_size
     _check_room(folder, total, label)
     if total > max(10**8, ratio*size):
@@ -316,7 +316,7 @@ def _check_size(files, path, folder, ratio, label):
                        f'more than {ratio} times as much; do not trust this archive')
 
 def _note_twins(names, say):
-    "Say which names are one name where upper and lower case are the same"
+    "Say which names differ only in upper and lower case"
     alike = {n.casefold(): n for n in names}
     for n in names:
         if (twin := alike[n.casefold()]) != n:
@@ -324,7 +324,7 @@ def _note_twins(names, say):
 
 # %% ../nbs/14_archive.ipynb #b8f72f6a
 def _check_room(folder, need, label):
-    "Complain if the disk cannot hold `need` bytes more"
+    "Raise `BadInput` if the disk cannot hold `need` more bytes"
     free = shutil.disk_usage(folder).free
     if need > free:
         raise BadInput(f'{label}: needs {_bytes(need)}, and {folder.parent} has {_bytes(free)} free; make room or '
@@ -333,13 +333,13 @@ def _check_room(folder, need, label):
 # %% ../nbs/14_archive.ipynb #74edcf1b
 @contextmanager
 def _sentences(label, folder):
-    "Whatever goes wrong in the block as `BadInput`: with the archive, or below `folder`"
+    "Turn any error in the block into `BadInput`: about the archive, or about what is below `folder`"
     try: yield
     except BadInput: raise
     except Exception as e: # a hostile archive can make the readers raise nearly anything
         if isinstance(e, OSError) and e.errno:
             if e.filename and folder not in (Path(e.filename), *Path(e.filename).parents):
                 raise BadInput(f'{label}: cannot be read ({e.strerror}); check the file')
-            raise BadInput(f'{folder.parent}: cannot be written ({e.strerror}); check the place and the free space')
+            raise BadInput(f'{folder.parent}: cannot be written ({e.strerror}); check the path and the free space')
         said = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.')
         raise BadInput(f'{label}: is truncated or damaged ({ascii(said)[1:-1][:120]}); download it again')

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .archive import ls, natural_key, read_bytes
-from .dicom import (_LPS, _pictures_in, _placed, _stored_pixels, is_dicom, is_dicom_file, read_series, Series,
-                            series_image)
+from .dicom import _placed, read_series, Series, series_image
+from .dicom_files import _LPS, _pictures_in, _stored_pixels, is_dicom, is_dicom_file
 from .nifti import as_volume, read_nifti
 from .volume import AIR, Volume, check_same_grid, in_memory_order
 from .work import BadInput, Note, _first_line
@@ -25,7 +25,7 @@ from .work import BadInput, Note, _first_line
 # %% ../nbs/15_cases.ipynb #3d64be41
 def read_volume(
     path, # a NIfTI file, a folder with a DICOM series, or a DICOM file
-    fill=AIR, # what stands for NaN outside the field of view; 0 for a mask
+    fill=AIR, # replaces NaN outside the field of view; 0 for a mask
 ) -> Volume: # RAS, finite
     "Read a scan or a mask into canonical orientation; raises `BadInput`"
     path = Path(path)
@@ -37,9 +37,9 @@ def read_volume(
 def liver_mask(
     vol: Volume, # a label volume
     liver: tuple = (), # the labels that are liver; empty: 1, 255, or 1 and 2
-    option: str = '--liver', # what a message advises to change; '' where there is nothing
+    option: str = '--liver', # the option that a message advises to change; '' for none
 ) -> np.ndarray: # uint8, 0 or 1, RAS
-    "The liver, tumours included unless told otherwise; raises `BadInput` for labels that are not understood"
+    "The liver, with its tumours unless `liver` says otherwise; raises `BadInput` for unknown labels"
     data = _whole_labels(vol)
     if liver: return _declared(vol.path, data, liver, option)
     low, high = 0 if data.dtype.kind == 'u' else data.min(), in_memory_order(data).max()
@@ -53,14 +53,14 @@ def liver_mask(
 
 # %% ../nbs/15_cases.ipynb #ebecb85c
 class NoLiver(BadInput):
-    "A label volume has labels, and none of those that were declared to be liver"
+    "A label volume has labels, but none of those that were declared to be liver"
 
 def _declared(path, data, liver, option):
     "The labels that were declared to be liver; raises `NoLiver` if others are there, but none of them"
     mask = np.isin(data, [255 if n == 1 and data.max() == 255 and not (data == 1).any() else n for n in liver])
     if not mask.any() and (data != 0).any():
         raise NoLiver(f'{path}: has the labels {_values(data)}, and none of them is '
-                      f'{" or ".join(f"{n:g}" for n in liver)}; mend {option}')
+                      f'{" or ".join(f"{n:g}" for n in liver)}; correct {option}')
     return mask.view(np.uint8)
 
 def _whole_labels(vol):
@@ -82,7 +82,7 @@ def read_mask(
     path, # a NIfTI file, or a folder or file of DICOM that holds nothing but labels
     labels: tuple = (), # the labels that are liver; empty: 1, 255, or 1 and 2
 ) -> Volume: # uint8, 0 or 1, RAS
-    "Read a mask into canonical orientation, the liver as 1; raises `BadInput` for labels that are not understood"
+    "Read a mask into canonical orientation, the liver as 1; raises `BadInput` for unknown labels"
     vol = read_volume(path, fill=0)
     return replace(vol, data=liver_mask(vol, labels, 'labels=(…)'))
 
@@ -98,7 +98,7 @@ def masks_on(
     n = series.data.shape[2]
     if len(pictures) != n:
         raise BadInput(f'{folder}: holds {len(pictures)} pictures for the {n} slices of {series.files[0].parent}; '
-                       'give the labels of one organ, one picture a slice')
+                       'give the labels of one organ, one picture per slice')
     order = _by_name(series) if pngs else _by_position(series, pictures, folder)
     out = np.zeros((n, *series.data.shape[1::-1]), np.uint8)
     for k, p in zip(order, pictures): out[k] = (_png_label if pngs else _dicom_label)(p, out.shape[1:])
@@ -120,7 +120,7 @@ def _png_label(path, shape):
             raise BadInput(f'{path}: is {img.size[0]}×{img.size[1]} pixels, its slice {shape[1]}×{shape[0]}; give the '
                            'labels of this scan')
         if img.mode not in ('1', 'L', 'P'):
-            raise BadInput(f'{path}: is a picture of mode {img.mode}; give 8-bit grey, one value a label')
+            raise BadInput(f'{path}: is a picture of mode {img.mode}; give 8-bit grey, one value per label')
         return np.asarray(img).astype(np.uint8)
     except BadInput: raise
     except Exception as e:
@@ -153,8 +153,8 @@ def _check_grid(series, s):
     ours = (s.axes * s.pixel[::-1, None]).T
     off = np.abs(_LPS[:3, :3] @ ours - series.affine[:3, :2]).max()
     if off > 1e-3:
-        raise BadInput(f'{s.path}: its rows and columns run otherwise than those of {series.files[0].name}; give the '
-                       'labels of this scan')
+        raise BadInput(f'{s.path}: its rows and columns run in other directions than those of '
+                       f'{series.files[0].name}; give the labels of this scan')
 
 def _anchors(labels, folder):
     "Where the labels' first pixels lie, mm in RAS+"
@@ -184,8 +184,8 @@ class Case:
     mask: Path|None = None # NIfTI file, or folder with one picture per slice; None: only to be segmented
     tumours: tuple = () # further masks, painted over the first as label 2
     liver: tuple = () # the labels that count as liver; empty: those that liver_mask understands
-    names: Path|None = None # a dataset.json that tells what the labels mean
-    spacing: tuple|None = None # (dx, dy, dz) in mm, used only where the file does not tell
+    names: Path|None = None # a dataset.json that says what the labels mean
+    spacing: tuple|None = None # (dx, dy, dz) in mm, used only if the file has none
     error: str = '' # why it cannot be used
 
 # %% ../nbs/15_cases.ipynb #9f8610c6
@@ -193,14 +193,14 @@ def with_spacing(
     vol: Volume,
     spacing, # (dx, dy, dz) in mm, or None
 ) -> Volume:
-    "The volume with its voxel size set, if its header looks as if nobody had"
+    "Set the voxel size of a volume whose header looks as if nobody had"
     if not spacing or spacing_known(vol): return vol
     scale = np.diag([*np.divide(spacing, vol.spacing), 1])
     return replace(vol, affine=vol.affine @ scale, notes=[n for n in vol.notes if n.code != 'spacing'])
 
 # %% ../nbs/15_cases.ipynb #35c86da3
 def spacing_known(vol):
-    "Does the header tell the voxel size?"
+    "Does the header give the voxel size?"
     return not any(n.code == 'spacing' for n in vol.notes)
 
 # %% ../nbs/15_cases.ipynb #975c48fd
@@ -226,8 +226,8 @@ def _labels_on(path, vol, series):
     "The labels of a file, or of a folder with one picture per slice, on the scan's grid"
     if not is_dicom(path): labels = read_volume(path, fill=0)
     elif series is None:
-        raise BadInput(f'{path}: is a folder, which goes with a DICOM series only; give the mask of {vol.path} as '
-                       'NIfTI')
+        raise BadInput(f'{path}: is a folder, which can only be the mask of a DICOM series; give the mask of '
+                       f'{vol.path} as NIfTI')
     else: labels = as_volume(nib.Nifti1Image(masks_on(series, path), series.affine), path, fill=0)
     check_same_grid(vol, labels)
     return labels

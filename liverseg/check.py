@@ -42,7 +42,7 @@ def _most(a): return np.iinfo(a.dtype).max if a.dtype.kind in 'iu' else 4095
 def not_hu(
     data: np.ndarray, # a volume
     counts: np.ndarray, # its histogram
-): # yields a Note if the values look like something else than HU
+): # yields a Note if the values do not look like HU
     "Are these Hounsfield units?"
     low, high = _range(data)
     def share(a, b): return counts[a - LOWEST:b - LOWEST].sum() / counts.sum()
@@ -62,8 +62,8 @@ def _range(data): return tuple(f(in_memory_order(data)).item() for f in (np.min,
 def fingerprint(
     counts: np.ndarray, # of histogram
     shape, # voxels
-) -> str: # the same for the same voxels, whatever their order; '' if there are too few to tell by
-    "Tell a scan by its content between −150 and 250 HU"
+) -> str: # the same for the same voxels, whatever their order; '' if there are too few to decide
+    "Identify a scan by its content between −150 and 250 HU"
     seen = counts[WINDOW[0] - LOWEST + 1:WINDOW[1] - LOWEST]
     if seen.sum() < 500 or np.count_nonzero(seen) < 10: return ''
     return hashlib.blake2b(repr((sorted(shape), seen.tolist())).encode(), digest_size=16).hexdigest()
@@ -114,7 +114,7 @@ def _coarse(n): return -(-n // 96) # the step at which n voxels become 96 or few
 
 # %% ../nbs/17_check.ipynb #d3ca160f
 def _upside_down(vol, mask, box):
-    "A note on lungs on the feet side of the liver"
+    "A note if the lungs are on the feet side of the liver"
     air, inside = lung_like(vol.data)
     middle = (box[2].start + _centre(mask[box], 2)) / _coarse(vol.data.shape[2])
     below = air[:, :, :int(np.ceil(middle))].sum() / max(1, air.sum())
@@ -141,7 +141,7 @@ def _cut_ends(mask, box):
     return [name for name in cut if cut[name]]
 
 def _coarser(a, mask):
-    "As many rows and columns of a box around a mask as four million voxels hold"
+    "A box around a mask with its rows and columns thinned to about four million voxels"
     step = int(np.ceil((mask.size/4e6)**.5))
     return a[::step, ::step] if mask[::step, ::step].any() else a
 
@@ -204,7 +204,7 @@ def examine(
     report = CaseCheck(case.subject, case.split, *(str(p or '') for p in (case.image, case.mask)))
     try: return _examine(report, case)
     except BadInput as e: return _set_fields(report, errors=[str(e)])
-    except Exception as e: # a file odder than anything that we thought of must not end the check of the others
+    except Exception as e: # an unforeseen fault of one file must not end the check of the others
         why = f'{type(e).__name__}: {_first_line(e)}'
         return _set_fields(report, errors=[f'{report.image}: cannot be examined ({why}); '
                                       'report this, and leave the scan out'])
@@ -229,7 +229,7 @@ def _set_fields(report, **changes):
 
 # %% ../nbs/17_check.ipynb #ba5db044
 def _examine_mask(report, case, vol, labels):
-    "Add what the mask tells"
+    "Add what the mask shows"
     labels.data = _whole(labels)
     mask = liver_mask(labels, case.liver)
     box = _mask_box(labels.data) # other organs too
@@ -280,7 +280,7 @@ def table(
     return pd.DataFrame([_table_row(r) for r in reports])
 
 def _table_row(r):
-    "What was found in a subject, short enough to be read in a line"
+    "What was found in a subject, short enough for one line"
     numbers = lambda values, form='{:g}': ' '.join(form.format(v) for v in values) if values else ''
     return dict(subject=r.subject, split=r.split, shape='×'.join(map(str, r.shape)),
                 spacing=numbers(r.spacing, '{:.3g}'), axes=r.orientation, HU='…'.join(f'{v:g}' for v in r.hu),
@@ -288,14 +288,14 @@ def _table_row(r):
                 liver_ml='' if r.liver_ml is None else f'{r.liver_ml:.0f}', findings=', '.join(_findings(r)) or '–')
 
 def _findings(report):
-    "The findings in a word each"
+    "The findings, one word each"
     return ['ERROR']*bool(report.errors) + list(dict.fromkeys(note.code for note in report.warnings))
 
 # %% ../nbs/17_check.ipynb #6509ed4d
 def as_json(
     reports: list, # of CaseCheck
     src, # what was checked
-    notes=(), # remarks on the data set as a whole
+    notes=(), # notes on the data set as a whole
 ) -> dict: # ready for json.dumps
     "The reports for a program to read"
     subject = lambda r: dict({k: v for k, v in vars(r).items() if k != 'key'}, fingerprint=r.key,
@@ -306,5 +306,5 @@ def as_json(
 
 # %% ../nbs/17_check.ipynb #01d770b3
 def remarks(cases):
-    "What is to be said of the data set as a whole"
+    "Notes on the data set as a whole"
     return [f'names look like those of LiTS: {LITS_LEAK}'] if lits_numbers(cases) else []

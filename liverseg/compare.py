@@ -77,7 +77,7 @@ def measure_pair(
 def _predicted(vol, liver):
     "The liver of a prediction; empty, with a remark, where it has other labels alone: the network missed the liver"
     try: return liver_mask(vol, liver, '--pred-liver'), ''
-    except NoLiver as e: return np.zeros(vol.data.shape, np.uint8), str(e).removesuffix('; mend --pred-liver')
+    except NoLiver as e: return np.zeros(vol.data.shape, np.uint8), str(e).rpartition('; ')[0]
 
 def _numbered(vols, liver, pred_liver):
     "A remark if both sides share one list of labels and each has others of them; 2 may be missing, as tumours are"

@@ -31,25 +31,24 @@ class Source:
     licence: str # its name and what it asks
     citation: str # whom to cite
     size: int = 0 # bytes of the archive; 0: not known
-    hash: str|None = None # 'md5:…' or 'sha256:…' of the archive; None: no publisher's value is known
-    limit: int = 50*10**9 # bytes; more than it can honestly be, packed or unpacked
+    hash: str|None = None # 'md5:…' or 'sha256:…' of the archive; None: the publisher gives none
+    limit: int = 50*10**9 # bytes; more than it can possibly have, packed or unpacked
 
 # %% ../nbs/18_download.ipynb #76ce0e27
 SOURCES = dict(
     ircad=Source('3D-IRCADb-01, 20 CTs of the abdomen',
         'https://www.dropbox.com/s/8h2avwtk8cfzl49/ircad-dataset.zip?dl=1',
-        'CC BY-NC-ND 3.0: not for commercial use, and not to be passed on changed', 'L. Soler et al., 3D-IRCADb-01, '
-                                                                                    'IRCAD, Strasbourg, 2010'),
+        'CC BY-NC-ND 3.0: not for commercial use, and not to be passed on changed',
+        'L. Soler et al., 3D-IRCADb-01, IRCAD, Strasbourg, 2010'),
     msd=Source('Medical Segmentation Decathlon, Task03 Liver',
         'https://msd-for-monai.s3-us-west-2.amazonaws.com/Task03_Liver.tar',
-        'CC BY-SA 4.0: name the authors, and pass on under the same licence', 'M. Antonelli et al., The Medical '
-                                                                              'Segmentation Decathlon, Nature '
-                                                                              'Communications, 2022',
+        'CC BY-SA 4.0: name the authors, and pass on under the same licence',
+        'M. Antonelli et al., The Medical Segmentation Decathlon, Nature Communications, 2022',
         size=26_900_000_000, hash='md5:a90ec6c4aa7f6a3d087205e23d4e6397', limit=200*10**9))
 
 # %% ../nbs/18_download.ipynb #c463f6be
 class _Meter:
-    "What pooch's downloader reports to: a limit, and a bar in MB if somebody watches"
+    "What pooch's downloader reports to: a limit, and a bar in MB on a terminal or in a notebook"
     def __init__(self, url, folder, limit):
         self.url, self.folder, self.limit, self._total, self.bar = url, folder, limit, 0, None
 
@@ -73,10 +72,10 @@ class _Meter:
 
 # %% ../nbs/18_download.ipynb #369bbb8d
 class _Fetch(pooch.HTTPDownloader):
-    "pooch's downloader, which does not ask again for what is not there nor take half a file for a whole"
+    "pooch's downloader, which does not retry a missing file and does not accept half a file"
     def __call__(self, url, output_file, pooch, check_only=False):
         self.tries = getattr(self, 'tries', 0) + 1
-        if self.tries > 1: self.say(f'{url}: that did not work, try {self.tries}')
+        if self.tries > 1: self.say(f'{url}: that failed, attempt {self.tries}')
         try: super().__call__(url, output_file, pooch)
         except requests.HTTPError as e:
             if e.response.status_code in (408, 425, 429) or e.response.status_code >= 500: raise
@@ -88,12 +87,12 @@ BROWSER = '; download it in a browser and give the file with --from FILE'
 
 # %% ../nbs/18_download.ipynb #d87af999
 def _request_fault(e):
-    "In a few words, why a request failed"
+    "Why a request failed, in a few words"
     said = str(e)
     if isinstance(e, requests.HTTPError):
         return f"the server answers {e.response.status_code} {responses.get(e.response.status_code, '')}".rstrip()
     if isinstance(e, requests.exceptions.ProxyError): return 'the proxy does not let it through'
-    if isinstance(e, requests.exceptions.SSLError): return 'the server cannot prove who it is'
+    if isinstance(e, requests.exceptions.SSLError): return 'the server cannot prove its identity'
     if isinstance(e, requests.Timeout) or 'timed out' in said: return 'the server does not answer in time'
     if isinstance(e, requests.exceptions.ChunkedEncodingError) or 'broken' in said or 'aborted' in said:
         return 'the connection broke off'
@@ -104,12 +103,12 @@ def _request_fault(e):
 def fetch(
     url: str, # of the file
     folder: Path, # where to put it
-    limit: int, # bytes that it may have
-    timeout: float = 30, # seconds of silence after which the server is given up
-    retries: int = 3, # how often to try again
-    say=print, # takes a line for the user
-) -> Path: # the file, as long as the server announced
-    "Download one file, or raise `BadInput` with the reason and the way round"
+    limit: int, # bytes that the file may have
+    timeout: float = 30, # seconds of silence after which to give up
+    retries: int = 3, # further attempts
+    say=print, # called with each line for the user
+) -> Path: # the file, complete
+    "Download one file, or raise `BadInput` with the reason and a way around it"
     pooch.get_logger().setLevel('WARNING') # it would name temporary files
     get = _Fetch(progressbar=_Meter(url, folder, limit), chunk_size=CHUNK, timeout=timeout,
                  headers={'Accept-Encoding': 'identity'})
@@ -124,20 +123,20 @@ def fetch(
 
 # %% ../nbs/18_download.ipynb #05845e3b
 def _sha256(text):
-    "A SHA-256 as a user typed it, as 64 small hexadecimal digits, or None"
+    "A SHA-256 as typed by a user, as 64 lower-case hexadecimal digits, or None"
     if text is None: return None
     digits = str(text).strip().lower().removeprefix('sha256:')
     if not re.fullmatch('[0-9a-f]{64}', digits):
-        raise BadInput(f"'{text}' is no SHA-256; give its 64 hexadecimal digits")
+        raise BadInput(f"'{text}' is not a SHA-256; give its 64 hexadecimal digits")
     return f'sha256:{digits}'
 
 def _verify(path, known, label, gone):
-    "Compare `path` with each known hash; the hash that it is recorded by"
+    "Compare `path` with each known hash, and return the hash to record"
     for want in known:
         kind, digits = want.split(':')
         if (found := pooch.file_hash(str(path), kind)) != digits.lower():
-            raise BadInput(f"{label}: is not the file expected, its {kind} is {found}, not {digits}; "
-                           f"{'it was thrown away, download it again' if gone else 'get it again'}")
+            raise BadInput(f"{label}: is not the expected file, its {kind} is {found}, not {digits}; "
+                           f"{'it was deleted, download it again' if gone else 'get it again'}")
     return known[0] if known else 'sha256:' + pooch.file_hash(str(path), 'sha256')
 
 # %% ../nbs/18_download.ipynb #b38a0b0b
@@ -157,20 +156,20 @@ def _earlier_names(dst):
 
 # %% ../nbs/18_download.ipynb #3980dabc
 def _terms(source, file, say):
-    "What the user should know before anything happens"
+    "Print the terms and the size before anything happens"
     say(f'{source.title}\nLicence: {source.licence}\nCite: {source.citation}')
     if source.size and not file:
-        say(f'{_bytes(source.size)} will come, and the disk must hold twice that until they are unpacked')
+        say(f'{_bytes(source.size)} will be downloaded, and the disk must hold twice that until they are unpacked')
 
 @contextmanager
 def _archive(source, file, label, part, **how):
-    "The archive, the user's own or one that is deleted when the block ends; what a killed run left goes too"
+    "The archive, the user's own or one that is deleted when the block ends, as is what a killed run left"
     box = part.with_name(f'{part.name}.archive')
     shutil.rmtree(box, ignore_errors=True)
     if not file: _check_room(part, 2*source.size, source.url)
     try:
         path = Path(file) if file else fetch(source.url, box, source.limit, **how)
-        with _sentences(label, part): _archive_kind(path, label) # a web page is called a web page, not a wrong checksum
+        with _sentences(label, part): _archive_kind(path, label) # a web page is reported as one
         yield path
     finally: shutil.rmtree(box, ignore_errors=True)
 
@@ -178,14 +177,14 @@ def _archive(source, file, label, part, **how):
 def download(
     name: str, # which data set, one of SOURCES
     dst, # folder to make; new, empty, or made by an earlier download
-    sha256: str = None, # what the archive must have, 64 hexadecimal digits
+    sha256: str = None, # that the archive must have, 64 hexadecimal digits
     file=None, # the archive, already here: nothing is downloaded, and it is left as it is
-    say=print, # takes lines for the user
-    source: Source = None, # another data set than name
-    timeout: float = 30, # seconds of silence after which the server is given up
-    retries: int = 3, # how often to try again
+    say=print, # called with each line for the user
+    source: Source = None, # a data set to fetch instead of name
+    timeout: float = 30, # seconds of silence after which to give up
+    retries: int = 3, # further attempts
 ) -> Path: # dst
-    "Download a public data set, check it and unpack it; raises `BadInput`, and then leaves nothing"
+    "Download a public data set, check it and unpack it; raises `BadInput`, and leaves nothing behind then"
     source, dst = source or _source(name), Path(dst)
     known, label = _checksums(source, sha256, file), str(file or source.url)
     _terms(source, file, say)
@@ -195,20 +194,20 @@ def download(
         names = unpack(path, part, source.limit, label=label, say=say)
         size = sum((part/n).stat().st_size for n in names)
         _record(part, source, found, names)
-    if not known: say(f'No checksum of this archive was known. To have this very file again: --sha256 {found[7:]}')
+    if not known: say(f'No checksum of this archive was known. To require this very file again: --sha256 {found[7:]}')
     say(f'{len(names)} files, {_bytes(size)}, in {dst}\nNext: liverseg check {dst}')
     return dst
 
 # %% ../nbs/18_download.ipynb #44341406
 def _checksums(source, sha256, file):
-    "What the archive must have, as the user and the publisher say; the user's own archive must be there"
+    "The checksums that the user and the publisher give; the user's own archive must exist"
     known = [h for h in (_sha256(sha256), source.hash) if h]
     if not file or Path(file).is_file(): return known
     raise BadInput(f'{file}: there is no such file; give the archive that you downloaded')
 
 def _source(name):
     if name in SOURCES: return SOURCES[name]
-    raise BadInput(f"'{name}' is no data set that we know; give one of {', '.join(SOURCES)}")
+    raise BadInput(f"'{name}' is not a data set that we know; give one of {', '.join(SOURCES)}")
 
 def _record(part, source, found, names):
     "Write where the files are from; last, so that a later change is seen"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .cases import SPLITS, Case
-from .dicom import is_dicom_file
+from .dicom_files import is_dicom_file
 from .archive import is_dir, is_file, ls, read_bytes
 from .work import BadInput, printable
 
@@ -51,7 +51,7 @@ def _complain(case):
         why = f'{case.image or case.mask}: has characters in its name that no table can hold; rename it'
     elif case.image is None:
         why = (f"{case.mask}: is a mask without an image; "
-               f"add the image of subject '{case.subject}' or take the mask away")
+               f"add the image of subject '{case.subject}' or remove the mask")
     elif case.mask is None and case.split != 'test':
         why = (f"{case.image}: has no mask, which {case.split} needs; "
                f"add the mask of subject '{case.subject}' or move the image to test")
@@ -71,7 +71,7 @@ def layout(
     return _register
 
 # %% ../nbs/16_layouts.ipynb #6d50cc37
-IMAGE_NAME, MASK_NAME = '{subject}_orig', '{subject}_liver' # the reference's names, without .nii or .nii.gz
+IMAGE_NAME, MASK_NAME = '{subject}_orig', '{subject}_liver' # as in the notebook that this book follows
 
 def _naming_rules(image_name, mask_name):
     "The two naming rules as regular expressions, the more specific first"
@@ -125,7 +125,7 @@ def decathlon(src):
 TUMOUR = ('tumor', 'tumour', 'cancer', 'lesion')
 
 def _liver_labels(path):
-    "The labels that a dataset.json calls liver, or a tumour in it; () where it tells nothing of the kind"
+    "The labels that a dataset.json calls liver, or a tumour in it; () if it says nothing about labels"
     if not path.is_file(): return ()
     try:
         labels = json.loads(path.read_text(encoding='utf-8-sig')).get('labels') or {}
@@ -133,7 +133,7 @@ def _liver_labels(path):
         numbers = lambda v: {int(n) for n in (v if isinstance(v, list) else [v])}
         found = {name: numbers(v) for name, v in named if _is_liver(str(name))}
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        raise BadInput(f"{path}: is not a data set's description; mend it or take it away")
+        raise BadInput(f"{path}: is not a data set's description; correct or remove it")
     if named and not any('liver' in name.lower() for name in found):
         raise BadInput(f'{path}: names no label liver; say which labels are liver with --liver')
     return tuple(sorted(set().union(*found.values())))
@@ -167,8 +167,8 @@ def _meta_splits(path):
         given = {row['image_id']: dict(val='valid').get(split, split) for row, split in known}
         if not rows or any(None in row for row in rows) or not set(given.values()) <= set(SPLITS): raise ValueError
     except (ValueError, LookupError, AttributeError, csv.Error):
-        raise BadInput(f'{path}: is no table with the columns image_id and split (train, val or test); mend it or '
-                       'take it away')
+        raise BadInput(f'{path}: is not a table with the columns image_id and split (train, val or test); correct '
+                       'or remove it')
     return given
 
 # %% ../nbs/16_layouts.ipynb #c863ec04
@@ -180,7 +180,7 @@ def chaos(src):
     if not any((p/'DICOM_anon').is_dir() for p in found): return []
     homes = {p.resolve().name: p for p in sorted(found)}
     if len(homes) < len(found):
-        raise BadInput(f'{src}: holds two CHAOS subjects of the same number; give one of the two folders')
+        raise BadInput(f'{src}: holds two CHAOS subjects with the same number; give one of the two folders')
     truth = {n: p/'Ground' for n, p in homes.items() if (p/'Ground').is_dir()}
     tests = lambda p: 'test' in '/'.join((src.resolve().name, *p.relative_to(src).parts)).lower()
     blind = {n for n, p in homes.items() if n not in truth and tests(p)}
@@ -219,7 +219,7 @@ def _ircad_case(subject, top, name):
 # %% ../nbs/16_layouts.ipynb #c069cdce
 def _is_scan(path):
     "A NIfTI file, or a folder with DICOM files in it?"
-    # a link that leads nowhere is said later
+    # a broken link is reported later
     if path.name.lower().endswith(('.nii', '.nii.gz', '.hdr')): return not is_dir(path)
     if is_dicom_file(path): return True
     return is_dir(path) and any(read_bytes(p)[128:132] == b'DICM' for p in list(filter(is_file, ls(path)))[:3])
@@ -276,13 +276,13 @@ def _matching(cases, pattern, src):
     return found
 
 def _assigned(cases, src, splits, without):
-    "The cases in the splits that were asked for, less those that were not wanted"
+    "The cases in the requested splits, without those to be left out"
     home = {}
     for pattern, split in splits.items():
         for subject in _matching(cases, pattern, src):
             if home.setdefault(subject, split) != split:
-                raise BadInput(f"{src}: subject '{subject}' is asked to be in {home[subject]} and in {split}; name it "
-                               "once")
+                raise BadInput(f"{src}: subject '{subject}' is assigned to {home[subject]} and to {split}; "
+                               "assign it once")
     gone = {s for pattern in without for s in _matching(cases, pattern, src)}
     return [replace(c, split=home.get(c.subject, c.split)) for c in cases if c.subject not in gone]
 
@@ -291,10 +291,10 @@ def find_cases(
     src, # folder that holds train/nii, valid/nii or test/nii, or one of the data sets above, or scans
     image_name: str = IMAGE_NAME, # how an image is named in our own layout, without its ending
     mask_name: str = MASK_NAME, # how a mask is named there
-    splits: dict = {}, # {subject or pattern: split}, where it shall differ from the data set's own
+    splits: dict = {}, # {subject or pattern: split}, where it differs from the data set's own
     without: tuple = (), # subjects or patterns to leave out
     liver: tuple = (), # the labels that count as liver, whatever the data set says
-    spacing: tuple = None, # (dx, dy, dz) in mm, for files that do not tell
+    spacing: tuple = None, # (dx, dy, dz) in mm, for files that have none
 ) -> list: # of Case, by split and subject
     "List the cases of a data set by looking at names alone; raises `BadInput`"
     src = Path(src)
@@ -311,14 +311,14 @@ def find_cases(
 
 # %% ../nbs/16_layouts.ipynb #3192f218
 def _one_home(cases):
-    "Mark subjects that are in two splits: of the copies, that in the test may stay"
+    "Mark subjects that are in two splits; only the copy in the last split, such as test, may stay"
     last = {c.subject: c for c in cases} # cases come with the test last
-    def _told(c):
+    def _marked(c):
         twin = last[c.subject]
         if twin is c: return c
         return replace(c, error=f"{c.image or c.mask}: subject '{c.subject}' is in {c.split} and, as "
                                 f"{twin.image or twin.mask}, in {twin.split}; a subject belongs to one split")
-    return [_told(c) for c in cases]
+    return [_marked(c) for c in cases]
 
 # %% ../nbs/16_layouts.ipynb #0a3a03f2
 LITS_LEAK = ('volumes 28–47 of LiTS (and the Decathlon, which has its scans) are the twenty patients of 3D-IRCADb-01; '
@@ -326,7 +326,7 @@ LITS_LEAK = ('volumes 28–47 of LiTS (and the Decathlon, which has its scans) a
 
 def lits_numbers(
     cases: list, # of Case
-) -> list: # the numbers, where files are numbered as LiTS numbers its own
+) -> list: # the numbers of the files that are numbered as in LiTS
     "Find LiTS's numbering in the names of the scans"
     found = [re.fullmatch(r'(?:volume-|liver_)(\d+)(?:_0000)?', _bare_name(c.image)) for c in cases if c.image]
     return sorted(int(m[1]) for m in found if m)

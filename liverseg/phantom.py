@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage as ndi
 
-from .dicom import _LPS, _pydicom
+from .dicom_files import _LPS, _pydicom
 from .nifti import stored_as
 from .work import atomic_write
 

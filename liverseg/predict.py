@@ -20,7 +20,7 @@ from . import __version__
 from .check import histogram, judge_mask, not_hu
 from .pixels import PixelForm
 from .cases import read_volume, spacing_known, with_spacing
-from .dicom import is_dicom, is_dicom_file, study_of
+from .dicom_files import is_dicom, is_dicom_file, study_of
 from .post import STEPS, DEFAULT_STEPS, clean, pieces
 from .look import plane_picture
 from .models import open_model

@@ -22,8 +22,8 @@ WINDOW = (-150, 250) # HU, soft tissue of the abdomen
 
 def window(
     hu: np.ndarray, # HU, any shape
-    low: float = WINDOW[0], # HU that becomes 0; everything below too
-    high: float = WINDOW[1], # HU that becomes 255; everything above too
+    low: float = WINDOW[0], # HU that becomes 0, as does everything below
+    high: float = WINDOW[1], # HU that becomes 255, as does everything above
 ) -> np.ndarray: # uint8, 0…255
     "Map `low`…`high` HU to 0…255, the same for every slice of every scan"
     hu = np.asarray(hu)
@@ -56,7 +56,7 @@ class Volume:
     header: nib.Nifti1Header # the file's own header
     ornt: np.ndarray # (3, 2), from the file's axes to RAS, as nibabel's io_orientation gives it
     path: Path
-    notes: list = field(default_factory=list) # of Note: what was noticed or changed on the way in
+    notes: list = field(default_factory=list) # of Note: what was noticed or changed while reading
 
     @property
     def spacing(self): return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine)) # (dx, dy, dz) in mm
@@ -70,7 +70,7 @@ def in_memory_order(
     return data.transpose(np.argsort(data.strides)[::-1])
 
 # %% ../nbs/11_volume.ipynb #cd6e458f
-AIR = -1024 # HU that stands for what no scanner measured
+AIR = -1024 # HU given to what no scanner measured
 
 def fill_outside(
     data: np.ndarray, # a volume, any number type
@@ -92,7 +92,7 @@ def fill_outside(
 def _face(axis, end): return (slice(None),)*axis + (end,)
 
 # %% ../nbs/11_volume.ipynb #76b40b50
-PADDING = -1100 # HU; whatever is lower was never measured
+PADDING = -1100 # HU; anything lower was never measured
 
 def fill_padding(
     data: np.ndarray, # a CT, HU

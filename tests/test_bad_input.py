@@ -82,7 +82,7 @@ SPOILED = {
     'subject in both splits': (lambda s: [shutil.copy(f(s), s / 'test/nii') for f in (image, mask)],
                                'belongs to one split'),
     'no affine': (lambda s: no_affine(image(s)), 'its affine maps no volume'),
-    'complex numbers': (lambda s: change(image(s), lambda a: a.astype(np.complex64)), 'one number a voxel'),
+    'complex numbers': (lambda s: change(image(s), lambda a: a.astype(np.complex64)), 'one number per voxel'),
     'a name that fits no rule': (lambda s: image(s).rename(image(s).with_name('scan.nii.gz')), 'neither naming rule'),
     'no voxels': (lambda s: change(image(s), lambda a: a[:, :, :0]), 'has no voxels'),
 }
@@ -116,7 +116,7 @@ def test_all_bad_cases_are_named_at_once(src, tmp_path):
 
 
 def test_good_labels_and_grids(src, tmp_path):
-    "What must be accepted: 0/255, 0/1/2, floats that are whole, another axis order, an affine off by less than 1e-3"
+    "What must be accepted: 0/255, 0/1/2, whole numbers as floats, another axis order, an affine off by less than 1e-3"
     run('convert', src, tmp_path / 'a', ok=0)
     change(mask(src, n=0), lambda a: (a > 0) * 255, dtype=np.uint8)
     change(mask(src, n=1), lambda a: a.astype(np.float64))
@@ -153,7 +153,7 @@ def test_a_place_that_cannot_be_written(src):
     assert '/dev/null/x' in run('convert', src, '/dev/null/x', ok=1).stderr
 
 
-def test_demo_takes_no_folder_of_the_users(src):
+def test_demo_leaves_the_users_folder_alone(src):
     before = content(src.parent)
     assert 'not something of ours' in run('demo', src.parent, ok=1).stderr
     assert content(src.parent) == before
@@ -175,7 +175,7 @@ def test_training_reads_its_slices_first(what, png, tmp_path):
     assert not (tmp_path / 'm').exists()
 
 
-def test_nan_at_the_rim_is_air_and_said(src, tmp_path):
+def test_nan_at_the_rim_becomes_air_with_a_note(src, tmp_path):
     change(image(src), nan_at((slice(0, 2), slice(None), slice(None))))
     done = run('convert', src, tmp_path / 'png', ok=0)
     assert 'filled with air' in done.stderr and 'synth_e01' in done.stderr
@@ -203,7 +203,7 @@ def test_predict(case, src, model, tmp_path):
 
 
 def test_nothing_is_unpickled(src, model, tmp_path):
-    "A pickle in the weights' place does not go off"
+    "A pickle in place of the weights is not executed"
     import os, pickle
     folder = shutil.copytree(model, tmp_path / 'model')
     class Bomb:

@@ -1,4 +1,4 @@
-"Every finding of `liverseg check` on a file made for it, and the files on which it must keep silent."
+"Every finding of `liverseg check` on a file made for it, and files on which it must find nothing."
 import gzip
 import json
 import struct
@@ -130,7 +130,7 @@ def test_true_masks_of_many_subjects(seed):
 
 @pytest.mark.parametrize('below', [0, 150], ids=['', 'much air below'])
 def test_a_long_scan(below):
-    "Every other slice or fewer are looked at, and the liver lies far up"
+    "At most every other slice is examined, and the liver lies far up"
     s = make_subject(78, shape=(64, 64, 150), spacing=(5.6, 5.6, 4.))
     for axes in ((), (2,)):
         hu, mask = (np.pad(np.flip(a, axes), ((0, 0), (0, 0), (below, 0)), constant_values=v)
@@ -139,7 +139,7 @@ def test_a_long_scan(below):
 
 
 def drowned(slices):
-    "A trunk with effusions in the place of its lungs, and its truth"
+    "A trunk with effusions instead of lungs, and its true mask"
     s = make_subject(78, shape=(96, 96, slices), spacing=(3.8, 3.8, 4.), full=True)
     return np.where(s.anatomy == STRUCTURES['lung'][0], RNG.normal(20, 25, s.hu.shape), s.hu), s
 
@@ -155,15 +155,15 @@ def gassy(calibrated):
 
 
 @pytest.mark.parametrize('hu', [-1000, -980, -960])
-def test_bowel_gas_is_no_lung(hu):
+def test_bowel_gas_is_not_lung(hu):
     data, mask, affine = gassy(hu)
     air, inside = lung_like(data)
-    gas = (data < -500)[inside].mean() # a grid of 96 voxels is looked at whole
+    gas = (data < -500)[inside].mean() # a grid of 96 voxels is not thinned
     assert gas > .03 and air.sum() < .3*gas*inside.sum() and judged(data, mask, affine) == set()
 
 
 @pytest.mark.parametrize('wall, rows', [(1, (4, 19)), (3, (0, 9))], ids=['thin, below the back', 'thick, apart'])
-def test_the_foam_of_a_table_is_no_lung(wall, rows):
+def test_the_foam_of_a_table_is_not_lung(wall, rows):
     hu, s = drowned(130)
     hu[8:88, slice(*rows)] = 60
     hu[8 + wall:88 - wall, rows[0] + wall:rows[1] - wall] = -800
@@ -182,7 +182,7 @@ def test_scans_without_lung_are_not_upside_down():
 
 @pytest.mark.parametrize('share, found', [(.01, False), (.06, True)])
 def test_a_mask_that_runs_over(share, found):
-    "By a share of voxels out of the body; noise alone is none"
+    "By a share of its voxels beyond the body; noise alone is not reported"
     mask = (LIVER > 0).astype(np.uint8)
     above = sum(np.roll(mask, k, 2) for k in range(1, 5)) > 0
     air = np.flatnonzero(((HU < -400) & above).ravel())[:int(share*mask.sum())]
@@ -320,7 +320,7 @@ def test_volumes_are_withheld_until_the_spacing_is_given(look):
     assert (r.spacing, r.liver_ml) == (None, None)
     assert codes(given) == set() and given.spacing == (5, 5, 9.5)
     assert given.liver_ml == pytest.approx((LIVER > 0).sum()*5*5*9.5/1000)
-    assert look(spacing=(1, 1, 1)).spacing == look().spacing  # where the file tells, the file is right
+    assert look(spacing=(1, 1, 1)).spacing == look().spacing  # the file's own spacing takes precedence
 
 
 def test_dicom(tmp_path):
@@ -368,7 +368,7 @@ WRECKS = {'far above': lambda a: a + 32768., 'within ± ½': lambda a: a/5000.,
 
 @pytest.mark.parametrize('name', WRECKS)
 def test_two_patients_are_not_one(name, put):
-    "Nothing of the scan is within the window: no error that is none, at which convert would stop"
+    "No voxel is within the window, so no false error may stop a conversion"
     wrecked = [Case(n, s, put(WRECKS[name](d).astype('f4'))) for n, s, d in (('a', 'train', HU), ('b', 'test', OTHER))]
     assert [r.errors for r in check(wrecked)] == [[], []]
 
@@ -377,8 +377,8 @@ DAMAGE = { # bytes of a NIfTI-1 header
     'truncated': (lambda p: [p.write_bytes(p.read_bytes()[:-1])], 'truncated'),
     'truncated gzip': (lambda p: [p.write_bytes(p.read_bytes()[:3000])], 'truncated'),
     'checksum gone': (lambda p: [p.write_bytes(p.read_bytes()[:-5])], 'truncated'),
-    'a unit that is none': (lambda p: poke(p, (123, 'B', 7)), None),
-    'a time unit that is none': (lambda p: poke(p, (123, 'B', 58)), None),
+    'an unknown unit': (lambda p: poke(p, (123, 'B', 7)), None),
+    'an unknown time unit': (lambda p: poke(p, (123, 'B', 58)), None),
     'negative shape': (lambda p: poke(p, (42, '<h', -64)), 'cannot be read'),
     'huge shape': (lambda p: poke(p, *((a, '<h', 32767) for a in (42, 44, 46))), 'cannot be read'),
     'no axis': (lambda p: poke(p, *((a, '<f', 0) for a in (284, 300, 316))), 'maps no volume'),
@@ -386,15 +386,15 @@ DAMAGE = { # bytes of a NIfTI-1 header
     'an affine beyond all bounds': (lambda p: poke(p, (284, '<f', 3e38)), 'maps no volume'),
     'scale factor beyond all bounds': (lambda p: poke(p, (112, '<f', 3e38), (116, '<f', 0)), None),
     'offset beyond the end': (lambda p: poke(p, (108, '<f', 1e9)), 'cannot be read'),
-    'offset of no number': (lambda p: poke(p, (108, '<f', np.nan)), 'cannot be read'),
-    'quaternion that is none': (lambda p: poke(p, (256, '<f', 9)), None),
+    'offset that is not a number': (lambda p: poke(p, (108, '<f', np.nan)), 'cannot be read'),
+    'invalid quaternion': (lambda p: poke(p, (256, '<f', 9)), None),
     'unknown type': (lambda p: poke(p, (70, '<h', 77)), 'cannot be read'),
 }
 
 
 @pytest.mark.parametrize('name', DAMAGE)
 def test_damaged_headers(name, put):
-    "One sentence in the report, or a good report; never an exception nor a warning from a library"
+    "One sentence in the report, or a good report; never an exception or a warning from a library"
     spoil, expected = DAMAGE[name]
     path = put(HU, ext='.nii.gz' if 'gzip' in name or 'checksum' in name else '.nii')
     spoil(path)
@@ -469,7 +469,7 @@ def liverseg(*args, status):
 
 
 def test_command(src, tmp_path):
-    "Table and JSON, and what the exit status says; nothing is written into SRC"
+    "Table, JSON and exit status; nothing is written into SRC"
     scan = next((src / 'train/nii').glob('*e01_orig*'))
     before = sorted(src.rglob('*'))
     done = liverseg('check', src, '--strict', status=0)

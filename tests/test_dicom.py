@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from conftest import shared
-from liverseg import dicom
 from liverseg.dicom import read_series, series_image
 from liverseg.phantom import make_subject, write_series
 from liverseg.archive import is_dir, is_file, ls, read_bytes
@@ -76,7 +75,7 @@ def test_simpleitk_sees_the_same(tmp_path, affine, axes):
     np.testing.assert_allclose(np.diag([-1, -1, 1, 1]) @ lps, series.affine, atol=1e-4)
 
 
-def test_names_and_numbers_say_nothing(tmp_path):
+def test_names_and_numbers_do_not_matter(tmp_path):
     files = write(tmp_path / 'a', InstanceNumber=lambda n: (7*n) % 12)
     for f, n in zip(files, np.random.default_rng(1).permutation(12)): shutil.copy(f, (tmp_path / 'b').mkdir(exist_ok=True) or tmp_path / 'b' / f'{n}')
     a, b = read_series(tmp_path / 'a'), read_series(tmp_path / 'b')
@@ -191,7 +190,7 @@ def test_two_phases_in_one_series(tmp_path):
     same_voxels(series, SUBJECT.hu, SUBJECT.affine)
     for f in tmp_path.rglob('image_*'): change(f, lambda ds: delattr(ds, 'AcquisitionNumber'))
     bad(tmp_path, 'no tag tells the two scans')
-    for n, f in enumerate(sorted(tmp_path.rglob('image_*'))): change(f, lambda ds: setattr(ds, 'AcquisitionNumber', n))  # one a slice tells nothing
+    for n, f in enumerate(sorted(tmp_path.rglob('image_*'))): change(f, lambda ds: setattr(ds, 'AcquisitionNumber', n))  # one per slice separates nothing
     bad(tmp_path, 'no tag tells the two scans')
 
 
@@ -221,7 +220,7 @@ def test_padding_with_the_wrong_sign(tmp_path):
     same_voxels(read_series(tmp_path), hu, SUBJECT.affine)
 
 
-def test_pictures_that_are_no_ct_numbers(tmp_path):
+def test_pictures_without_ct_numbers(tmp_path):
     write(tmp_path / 'inverted', PhotometricInterpretation='MONOCHROME1')
     bad(tmp_path / 'inverted', 'MONOCHROME1')
     write(tmp_path / 'colour', SamplesPerPixel=3, PhotometricInterpretation='RGB')
@@ -262,7 +261,7 @@ def test_a_syntax_that_nothing_decodes(tmp_path):
     change(files[2], lambda ds: ds.compress(pydicom.uid.RLELossless))
     change(files[2], lambda ds: setattr(ds.file_meta, 'TransferSyntaxUID', pydicom.uid.HTJ2KLossless))
     if pydicom.pixels.get_decoder(pydicom.uid.HTJ2KLossless).is_available: pytest.skip('something decodes it')
-    bad(tmp_path, 'image_2', 'High-Throughput JPEG 2000', "pip install -e '.[dicom]'")
+    bad(tmp_path, 'image_2', 'High-Throughput JPEG 2000', "pip install -e '.[dicom]' in the checkout")
 
 
 def test_no_position(tmp_path):
@@ -299,7 +298,7 @@ def test_without_a_preamble(tmp_path, syntax):
 
 
 def enhanced(folder, **tags):
-    "One file with a frame a slice, made of single slices"
+    "One file with one frame per slice, made from single slices"
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
     def group(**groups):
@@ -357,7 +356,7 @@ def test_a_damaged_file_is_named(tmp_path, name):
     before = file.read_bytes()
     file.write_bytes(SPOILED[name](before))
     assert file.read_bytes() != before
-    if name in ('huge', 'no rows'):  # the odd one out of a series is a series of its own, and its place a gap
+    if name in ('huge', 'no rows'):  # the odd slice counts as a series of its own and leaves a gap
         assert codes(read_series(tmp_path)) == ['several series', 'uneven slices']
         for f in tmp_path.iterdir():
             if f != file: f.unlink()
@@ -384,7 +383,7 @@ def test_absurd_sizes(tmp_path):
     bad(tmp_path, '65000×65000')
 
 
-def test_nothing_here(tmp_path):
+def test_no_dicom_in_the_folder(tmp_path):
     bad(tmp_path / 'none', 'no such folder')
     (tmp_path / 'a.txt').write_text('x')
     bad(tmp_path, 'without DICOM')
@@ -448,7 +447,7 @@ def test_dicom_labels(tmp_path):
     with pytest.raises(BadInput, match='lies 6.5 mm from'): masks_on(series, tmp_path / 'masks')
     shutil.rmtree(tmp_path / 'masks')
     write(tmp_path / 'masks', hu=SUBJECT.labels, PixelSpacing=['6', '6'])
-    with pytest.raises(BadInput, match='rows and columns run otherwise'): masks_on(series, tmp_path / 'masks')
+    with pytest.raises(BadInput, match='rows and columns run in other directions'): masks_on(series, tmp_path / 'masks')
     shutil.rmtree(tmp_path / 'masks')
     write(tmp_path / 'masks', hu=SUBJECT.labels[:, :, ::-1], affine=SUBJECT.affine, ImagePositionPatient=lambda n: [float(v) for v in pydicom.dcmread(tmp_path / f'ct/image_{11 - n}').ImagePositionPatient])
     with pytest.raises(BadInput, match='by position image_0 belongs to image_11'): masks_on(series, tmp_path / 'masks')
@@ -476,7 +475,7 @@ def test_without_pydicom(tmp_path):
     write(tmp_path)
     code = 'import sys; sys.modules["pydicom"] = None\nfrom liverseg.dicom import read_series\n' + f'read_series({str(tmp_path)!r})'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert "is DICOM, and the reader is not installed; run pip install -e '.[dicom]'" in done.stderr
+    assert "is DICOM, and the reader is not installed; run pip install -e '.[dicom]' in the checkout" in done.stderr
 
 
 def test_ircad_as_distributed():

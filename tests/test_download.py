@@ -30,7 +30,7 @@ from liverseg.work import BadInput, check_target
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
-    "What comes from this machine does not go through a proxy, and nobody waits between two attempts"
+    "Requests to this machine do not go through a proxy, and there is no wait between two attempts"
     for name in ('http_proxy', 'https_proxy', 'all_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'): monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     monkeypatch.setattr('pooch.core.time.sleep', lambda seconds: None)
@@ -50,7 +50,7 @@ def good(site): return (site / 'synth.zip').read_bytes()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    "Answers as the server's `answers` say; each is called with the handler"
+    "Answers with the server's `answers`, each called with the handler"
     protocol_version = 'HTTP/1.0'
 
     def do_GET(self):
@@ -85,14 +85,14 @@ def served(server, answer, **kwargs):
 
 
 def get(source, dst, **kwargs):
-    "Download without words, and what was said"
+    "Download, and return the lines that were printed"
     said = []
     download('test', dst, source=source, say=said.append, **{'timeout': .3, 'retries': 0, **kwargs})
     return '\n'.join(said)
 
 
 def refused(source, dst, contains, **kwargs):
-    "It must fail with one sentence and leave what was there before"
+    "The download must fail with one sentence and leave what was there before"
     before = content(dst.parent)
     with pytest.raises(BadInput) as e: get(source, dst, **kwargs)
     said = str(e.value)
@@ -106,7 +106,7 @@ def refused(source, dst, contains, **kwargs):
 
 @pytest.mark.parametrize('name', ['synth.zip', 'synth.tar', 'synth.tar.gz'])
 def test_a_whole_folder(name, site, server, tmp_path):
-    "Whatever the archive is called, its content is found, and the way round as well"
+    "The content of an archive is recognised, whatever the archive is called"
     said = get(served(server, (site / name).read_bytes()), tmp_path / 'data').splitlines()
     files = content(tmp_path / 'data')
     about = json.loads(files.pop(RECORD))
@@ -146,17 +146,17 @@ def test_a_slow_server_is_waited_for(server, good, tmp_path):
 
 
 def test_a_server_that_recovers(server, good, tmp_path):
-    "500 twice and half a file once, then it works; each further try is told"
+    "500 twice and half a file once, then it works; each further attempt is reported"
     replies = [lambda h: h.send(b'', 500), lambda h: h.send(b'', 503), lambda h: h.send(good[:999], Content_Length=len(good)), lambda h: h.send(good)]
     said = get(served(server, lambda h: replies[len(server.asked) - 1](h)), tmp_path / 'data', retries=3)
-    assert 'try 4' in said and '4 files' in said and len(server.asked) == 4
+    assert 'attempt 4' in said and '4 files' in said and len(server.asked) == 4
 
 
-def test_no_length_told(server, good, tmp_path): get(served(server, lambda h: h.send(good)), tmp_path / 'data')
+def test_no_length_given(server, good, tmp_path): get(served(server, lambda h: h.send(good)), tmp_path / 'data')
 
 
 def test_the_users_own_file(site, tmp_path):
-    "Nothing is asked of the network, and the file stays as it is"
+    "The network is not used, and the file stays as it is"
     mine = shutil.copy(site / 'synth.tar', tmp_path / 'mine.bin')
     before = os.stat(mine)
     said = get(Source('a test', 'http://127.0.0.1:9/x', 'a licence', 'a citation', size=10**18), tmp_path / 'data', file=mine)
@@ -170,19 +170,19 @@ def test_junk_of_macos_is_left_out(server, tmp_path):
     assert set(content(tmp_path / 'data')) == {'a.nii', RECORD}
 
 
-def test_names_that_differ_in_case_are_told(server, tmp_path):
+def test_names_that_differ_in_case_are_reported(server, tmp_path):
     said = get(served(server, zipped('t/A.nii', 't/a.nii')), tmp_path / 'data')
     assert "'t/A.nii'" not in said and "'A.nii' and 'a.nii' differ only" in said
 
 
-def test_a_bar_is_shown_to_who_watches(server, tmp_path, monkeypatch, capsys):
+def test_a_bar_is_shown_on_a_terminal(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, 'watched', lambda: True)
     get(served(server, zipped('a.nii', body=os.urandom(3_000_000))), tmp_path / 'data')
     assert '3/3' in capsys.readouterr().out
 
 
 def test_quiet_when_piped(server, good, tmp_path):
-    "Neither a bar nor what pooch would log, with names of temporary files"
+    "Neither a bar nor pooch's log, which names temporary files"
     source = served(server, good)
     code = f"from liverseg.download import *; download('t', 'data', source=Source('t', '{source.url}', 'l', 'c'))"
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
@@ -190,7 +190,7 @@ def test_quiet_when_piped(server, good, tmp_path):
 
 
 def test_bytes_as_they_are(server, good, tmp_path):
-    "The server is asked not to compress on the way, for the length and the checksum are of the archive itself"
+    "The server is asked not to compress, since length and checksum are those of the archive itself"
     def answer(h):
         assert h.headers['Accept-Encoding'] == 'identity'
         h.send(good)
@@ -207,7 +207,7 @@ def test_hashes_that_match(server, good, tmp_path):
 
 
 @pytest.mark.parametrize('which', ['published', 'asked for', 'second of two', 'own file'])
-def test_hashes_that_do_not(which, server, good, tmp_path):
+def test_hashes_that_do_not_match(which, server, good, tmp_path):
     md5, sha, none = 'md5:' + hashlib.md5(good).hexdigest(), hashlib.sha256(good).hexdigest(), '0' * 64
     mine = tmp_path / 'mine.zip'
     mine.write_bytes(good)
@@ -217,12 +217,12 @@ def test_hashes_that_do_not(which, server, good, tmp_path):
     if which == 'second of two': said = refused(published, tmp_path / 'data', md5[4:], sha256=sha)
     if which == 'own file': said = refused(published, tmp_path / 'data', md5[4:], file=mine)
     assert '000000, not' not in said and ', not 0000' in said
-    assert ('thrown away' in said) == (which != 'own file') and mine.exists()
+    assert ('was deleted' in said) == (which != 'own file') and mine.exists()
     assert len(server.asked) == (which != 'own file')  # a wrong file is not fetched again
 
 
-def test_what_is_no_sha256(server, good, tmp_path):
-    refused(served(server, good), tmp_path / 'data', 'is no SHA-256', sha256='abc')
+def test_what_is_not_a_sha256(server, good, tmp_path):
+    refused(served(server, good), tmp_path / 'data', 'is not a SHA-256', sha256='abc')
     assert not server.asked
 
 
@@ -240,7 +240,7 @@ def test_no_network(url, tmp_path):
     assert said.startswith(url)
 
 
-def test_a_proxy_that_is_not_there(tmp_path, monkeypatch):
+def test_a_proxy_that_does_not_exist(tmp_path, monkeypatch):
     monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9')
     refused(Source('a test', 'http://nowhere.invalid/x.zip', 'a licence', 'a citation'), tmp_path / 'data', 'proxy')
 
@@ -260,7 +260,7 @@ def test_half_a_file(server, good, tmp_path):
 
 
 def test_half_a_file_where_the_library_does_not_notice(server, good, tmp_path, monkeypatch):
-    "Older urllib3 takes what came; our own look at the length does not"
+    "Older urllib3 accepts the half; our own comparison of the length does not"
     import urllib3
     monkeypatch.setattr(urllib3.response.HTTPResponse, '_init_length', lambda self, method: None)
     refused(served(server, lambda h: h.send(good[:-1], Content_Length=len(good))), tmp_path / 'data', 'broke off')
@@ -282,7 +282,7 @@ def test_a_web_page(server, tmp_path):
     refused(served(server, b''), tmp_path / 'data', 'is empty')
 
 
-def test_a_length_that_is_no_number(server, good, tmp_path):
+def test_a_length_that_is_not_a_number(server, good, tmp_path):
     refused(served(server, lambda h: h.send(good, Content_Length='many')), tmp_path / 'data', '--from FILE')
 
 
@@ -303,7 +303,7 @@ def free(n):
 
 
 def test_no_room(server, good, tmp_path, monkeypatch):
-    "Known before the start, told by the server, seen in the archive"
+    "Known before the start, announced by the server, or seen in the archive"
     monkeypatch.setattr(module.shutil, 'disk_usage', free(len(good) + 10))
     refused(served(server, good, size=len(good)), tmp_path / 'data', 'make room')
     assert not server.asked
@@ -313,10 +313,10 @@ def test_no_room(server, good, tmp_path, monkeypatch):
     refused(served(server, good), tmp_path / 'data', 'needs 1.0 MB', file=mine)
 
 
-def test_a_large_download_is_told(tmp_path):
+def test_the_size_of_a_large_download_is_announced(tmp_path):
     said = []
     with pytest.raises(BadInput): download('msd', tmp_path / 'data', say=said.append, source=Source('t', 'http://127.0.0.1:9/x', 'l', 'c', size=26_900_000), retries=0)
-    assert '26.9 MB will come' in said[1]
+    assert '26.9 MB will be downloaded' in said[1]
     assert SOURCES['msd'].size > 20 * 10**9
 
 
@@ -337,7 +337,7 @@ def test_a_disk_that_fills(size, site, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['big.zip']
 
 
-def test_a_disk_that_fills_while_it_comes(server, good, tmp_path, monkeypatch):
+def test_a_disk_that_fills_during_the_download(server, good, tmp_path, monkeypatch):
     def full(self, *args): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(module.pooch.HTTPDownloader, '__call__', full)
     refused(served(server, good), tmp_path / 'data', 'No space left on device); make room')
@@ -349,7 +349,7 @@ def test_an_unknown_name(tmp_path):
     with pytest.raises(BadInput, match="give one of ircad, msd"): download('lits', tmp_path / 'data')
 
 
-def test_a_target_of_somebody_elses(server, good, tmp_path):
+def test_a_target_that_belongs_to_somebody_else(server, good, tmp_path):
     (tmp_path / 'data').mkdir()
     get(served(server, good), tmp_path / 'data')  # empty: taken
     get(served(server, good), tmp_path / 'data')  # our own: replaced
@@ -399,7 +399,7 @@ def test_ctrl_c(server, good, tmp_path, monkeypatch):
 
 
 def test_sigkill(server, good, tmp_path):
-    "Nothing under the target's name, and the next run takes away what the dead one left"
+    "Nothing has the target's name, and the next run removes what the killed one left"
     def half(h):
         h.send(bytes(1 << 18), Content_Length=1 << 20), h.wfile.flush()
         server.release.wait(20)
@@ -416,7 +416,7 @@ def test_sigkill(server, good, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['data']
 
 
-def test_an_archive_of_a_dead_run_is_not_used(server, good, tmp_path):
+def test_an_archive_of_a_killed_run_is_not_used(server, good, tmp_path):
     (tmp_path / '.data.partial.archive').mkdir()
     (tmp_path / '.data.partial.archive/archive').write_bytes(zipped('stale.nii'))
     get(served(server, good), tmp_path / 'data')
@@ -450,7 +450,7 @@ def tarred(*members, mode='w', **kwargs):
 
 
 def patched(raw, pairs):
-    "Bytes with each first of a pair replaced by its second, wherever it is"
+    "Bytes with the first of each pair replaced by the second, wherever it occurs"
     for old, new in pairs:
         assert old in raw and len(old) == len(new)
         raw = raw.replace(old, new)
@@ -458,7 +458,7 @@ def patched(raw, pairs):
 
 
 def raw_name(name, kind):
-    "An archive with a member of just this name, past what zipfile and tarfile tidy up"
+    "An archive with a member of exactly this name, which zipfile and tarfile would tidy up"
     stand_in = 'Q' * len(name)
     if kind == 'zip': return patched(zipped('good.nii', stand_in), [(stand_in.encode(), name.encode())])
     return tarred('good.nii', name)
@@ -505,8 +505,8 @@ HOSTILE = {
     'zip that claims too much': (lying_zip(6_000_000), 'not as long as it claims'),
     'zip of wrong bytes': (patched(zipped('a.nii', body=bytes(range(256))), [(bytes(range(50, 60)), bytes(10))]) , 'truncated or damaged'),
     'zip of an odd method': (patched(zipped('a.nii'), [(b'\x14\0\0\0\x08\0', b'\x14\0\0\0\x60\0')]), 'truncated or damaged'),
-    'zip twice': (patched(zipped('a.nii', 'b.nii'), [(b'b.nii', b'a.nii')]), 'is there twice'),
-    'zip twice, in other words': (zipped('x/a.nii', 'x//a.nii'), 'is there twice'),
+    'zip twice': (patched(zipped('a.nii', 'b.nii'), [(b'b.nii', b'a.nii')]), 'occurs twice'),
+    'zip twice, in other words': (zipped('x/a.nii', 'x//a.nii'), 'occurs twice'),
     'zip file and folder': (zipped('a', 'a/b', 'c'), 'both as a file and as a folder'),
     'zip with our name': (zipped(RECORD, 'a.nii'), 'a name that we need'),
     'zip without files': (zipped(), 'holds no files'),
@@ -519,8 +519,8 @@ HOSTILE = {
     'tar hard link': (tarred('a.nii', ('link', tarfile.LNKTYPE, '../../x')), 'is a link or a device'),
     'tar device': (tarred(('null', tarfile.CHRTYPE, '')), 'is a link or a device'),
     'tar pipe': (tarred(('pipe', tarfile.FIFOTYPE, '')), 'is a link or a device'),
-    'tar twice': (tarred('a.nii', './a.nii'), 'is there twice'),
-    'tar below zero': (negative_tar(), 'below zero'),
+    'tar twice': (tarred('a.nii', './a.nii'), 'occurs twice'),
+    'tar below zero': (negative_tar(), 'negative size'),
     'tar of a huge name': (long_name_bomb(10**11), 'a header of 100000000000 bytes'),
     'tar of a large name': (long_name_bomb(10**6), 'a header of 1000448 bytes'),
     'tar of names of names': (chain_of_long_names(), 'truncated or damaged'),
@@ -543,7 +543,7 @@ def test_hostile(name, server, tmp_path):
     assert time.time() - started < 3 and len(said) < 400
 
 
-def test_nothing_is_written_before_all_is_checked(tmp_path):
+def test_nothing_is_written_before_everything_is_checked(tmp_path):
     (tmp_path / 'x.zip').write_bytes(zipped('a.nii', 'b.nii', '../c.nii'))
     with pytest.raises(BadInput): unpack(tmp_path / 'x.zip', tmp_path / 'out')
     assert list((tmp_path / 'out').iterdir()) == []

@@ -1,4 +1,4 @@
-"Orientation: the same patient gives the same slices and gets the same mask back, however the file is stored."
+"Orientation: the same patient gives the same slices and gets the same mask back, in whatever axis order the file is stored."
 import itertools
 
 import nibabel as nib
@@ -20,7 +20,7 @@ GEOMETRY = ('dim', 'pixdim', 'qform_code', 'sform_code', 'quatern_b', 'quatern_c
 def round_trip(path, out):
     "Image to slices, a mask made on the slices, and back; the mask is compared on the file's own grid"
     vol = read_volume(path)
-    middle = float(np.median(vol.data)) + .1234  # no stored value, so that rounding in a scale factor does not matter
+    middle = float(np.median(vol.data)) + .1234  # not a stored value, so that the rounding of a scale factor does not matter
     write_mask(from_slices(to_slices(vol.data) > middle), vol, out)
     stored, mask = nib.load(path), nib.load(out)
     assert np.array_equal(np.asarray(mask.dataobj), np.asarray(stored.dataobj) > middle)
@@ -81,7 +81,7 @@ def test_odd_grids(name, subject, tmp_path):
     if name == 'pair': assert nib.load(tmp_path / 'mask.nii.gz').header['magic'] == b'n+1'
 
 
-def test_what_is_guessed_is_said(subject, tmp_path):
+def test_guesses_are_noted(subject, tmp_path):
     img = nib.Nifti1Image(subject.hu, subject.affine)
     img.set_sform(None, 0), img.set_qform(None, 0)
     nib.save(img, tmp_path / 'a.nii')
@@ -126,7 +126,7 @@ def there_and_back(src, tmp_path):
             (a, code), (b, same) = (getattr(i, f)(coded=True) for i in (mask, scan))
             assert code == same and np.array_equal(a, b) if a is not None else b is None, (subject, f)
         try: a = sitk.ReadImage(str(image))
-        except RuntimeError: continue  # a sheared grid, which it does not take
+        except RuntimeError: continue  # SimpleITK does not accept a sheared grid
         b, opened = sitk.ReadImage(str(back)), opened + 1
         assert (a.GetSize(), a.GetSpacing(), a.GetOrigin(), a.GetDirection()) == (b.GetSize(), b.GetSpacing(), b.GetOrigin(), b.GetDirection()), subject
     return table['subject'].nunique(), opened
@@ -169,7 +169,7 @@ def test_real_disk_round_trip_in_all_orders(tmp_path):
 
 
 def test_command_line_in_other_orders(src, tmp_path):
-    "The whole conversion, image and mask each stored in an order of its own"
+    "The whole conversion, with image and mask each in an axis order of its own"
     run('convert', src, tmp_path / 'a', ok=0)
     for f, order in zip(sorted(src.rglob('*.nii.gz')), itertools.cycle(['LPS', 'SRA', 'PIR', 'IAL', 'ASL'])):
         nib.save(stored_as(nib.load(f), order), f)

@@ -49,7 +49,7 @@ def test_voxels_that_begin_in_the_header(subject, tmp_path):
 
 
 def test_more_than_the_header_announces(subject, tmp_path):
-    "A gigabyte of zeros behind the voxels is not unpacked, and said; several parts of one gzip file are one file"
+    "1 GB of zeros after the voxels is not unpacked but noted; several parts of one gzip file are one file"
     raw = nib.Nifti1Image(subject.hu, subject.affine).to_bytes()
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode='wb', compresslevel=1) as f:
@@ -69,8 +69,8 @@ def test_more_than_the_header_announces(subject, tmp_path):
     assert 'damaged' in complaint(read_volume, tmp_path / 'crc.nii.gz')
 
 
-def test_a_file_that_goes_on_is_said_in_any_form(subject, tmp_path):
-    "Not compressed and as a pair, too"
+def test_a_longer_file_is_noted_in_any_form(subject, tmp_path):
+    "Uncompressed and as a pair, too"
     img = nib.Nifti1Image(subject.hu, subject.affine)
     (tmp_path / 'a.nii').write_bytes(img.to_bytes() + bytes(5))
     nib.save(nib.Nifti1Pair(subject.hu, subject.affine), tmp_path / 'b.img')
@@ -81,7 +81,7 @@ def test_a_file_that_goes_on_is_said_in_any_form(subject, tmp_path):
 
 @pytest.mark.parametrize('forms, lengths, good', [((1, 0), (0, 2, 2), False), ((1, 0), (0, 0, 0), False), ((0, 0), (2, 2, 0), False), ((0, 0), (0, 0, 0), True), ((1, 1), (0, 0, 0), True)])
 def test_a_voxel_of_no_size(forms, lengths, good, subject, tmp_path):
-    "nibabel takes 1 mm for 0, which is a wrong volume; a sform tells without, and where nothing tells the size is unknown"
+    "nibabel replaces 0 by 1 mm, which gives a wrong volume; an sform has the size itself, and without any form it is unknown"
     img = nib.Nifti1Image(subject.hu, None)
     img.set_qform(subject.affine, forms[0]), img.set_sform(subject.affine, forms[1])
     raw = bytearray(img.to_bytes())
@@ -95,7 +95,7 @@ def test_a_voxel_of_no_size(forms, lengths, good, subject, tmp_path):
 
 @pytest.mark.parametrize('shape', [(1, 1, 1), (1, 8, 2), (8, 1, 2)])
 def test_a_scan_of_one_column(shape, tmp_path):
-    "Its masks are views with steps that the encoder of PNG does not take"
+    "Its masks are views with strides that the PNG encoder does not accept"
     from liverseg.convert import convert
     (tmp_path / 'data/test/nii').mkdir(parents=True)
     for name, data in dict(orig=np.full(shape, 40, np.int16), liver=np.ones(shape, np.uint8)).items():
@@ -103,9 +103,9 @@ def test_a_scan_of_one_column(shape, tmp_path):
     assert len(convert(tmp_path / 'data', tmp_path / 'png')) == shape[2]
 
 
-def test_a_single_row_is_no_volume(tmp_path):
+def test_a_single_row_is_not_a_volume(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros(24, np.int16), np.diag([2., 2, 2, 1])), tmp_path / 'a.nii')
-    assert 'which is no volume' in complaint(read_volume, tmp_path / 'a.nii')
+    assert 'which is not a volume' in complaint(read_volume, tmp_path / 'a.nii')
 
 
 def test_endings_in_any_case(subject, tmp_path):
@@ -116,7 +116,7 @@ def test_endings_in_any_case(subject, tmp_path):
 
 
 def test_masks_in_any_form(subject, tmp_path):
-    "Endings in any case, and pairs; two forms of one name are no pair of masks, and a name that no table holds is refused"
+    "Endings in any case, and pairs; two files of one name are not a pair of masks, and a name that no table can hold is refused"
     from liverseg.compare import mask_pairs
     img = nib.Nifti1Image(subject.labels, subject.affine)
     for folder in ('pred', 'truth'): (tmp_path / folder).mkdir()
@@ -142,12 +142,12 @@ def test_the_farthest_corner_counts(subject, shift, scale, good):
 
 # ---- DICOM
 
-SPOILED = { # tags that do not fit the pixels or the other slices, and what is said
+SPOILED = { # tags that do not fit the pixels or the other slices, and words of the message
     'one slice inverted': (dict(PhotometricInterpretation=lambda k: 'MONOCHROME1' if k == 3 else 'MONOCHROME2'), 'MONOCHROME1'),
     'the wrong bits': (dict(BitsStored=12, HighBit=15), 'the highest is number 15'),
     'too few columns': (dict(Columns=30), 'bytes more than'),
-    'inverted HU': (dict(RescaleSlope='-1'), 'make no HU'),
-    'one slice without an intercept': (dict(RescaleIntercept=lambda k: None if k == 2 else '0'), 'as other files of its series do'),
+    'inverted HU': (dict(RescaleSlope='-1'), 'do not give HU'),
+    'one slice without an intercept': (dict(RescaleIntercept=lambda k: None if k == 2 else '0'), 'unlike other files of its series'),
 }
 
 
@@ -178,7 +178,7 @@ def test_one_dicom_file_is_a_scan(subject, tmp_path):
 
 
 def test_copies_among_many_phases(subject, tmp_path):
-    "Twenty times the same place: copies are found without comparing each with each"
+    "20 slices at each place: copies are found without comparing all pairs"
     pytest.importorskip('pydicom')
     from liverseg.dicom import read_series
     from liverseg.phantom import write_series
@@ -478,7 +478,7 @@ except BadInput as e: print('BadInput', e)
 
 
 def deflated(file, more=0):
-    "Write a DICOM file again, deflated, with `more` MiB of zeros behind its pixels"
+    "Write a DICOM file again, deflated, with `more` MiB of zeros after its pixels"
     import zlib
     from pydicom import dcmread
     from pydicom.filebase import DicomBytesIO
@@ -505,7 +505,7 @@ def deflated(file, more=0):
 
 
 def test_a_deflated_file_that_swells(subject, tmp_path):
-    "Read as far as its header announces; an honest one is read"
+    "It is unpacked only as far as its header announces; an honest file is read"
     pytest.importorskip('pydicom')
     from liverseg.phantom import write_series
     files = write_series(subject.hu, subject.affine, tmp_path / 's')
@@ -518,7 +518,7 @@ def test_a_deflated_file_that_swells(subject, tmp_path):
 
 
 def test_an_archive_of_zeros(tmp_path):
-    "Each member within the limit, all together far from it"
+    "Each member is within the limit, all together are far beyond it"
     pack, members = zipfile.ZipFile(tmp_path / 'a.zip', 'w', zipfile.ZIP_DEFLATED), 9
     with pack:
         with pack.open('0', 'w') as f:
@@ -536,7 +536,7 @@ def test_an_archive_of_zeros(tmp_path):
 
 
 def test_archives_that_hold_too_much_together(tmp_path, monkeypatch):
-    "Each within its own limit; what lies in an archive within another counts again"
+    "Each is within its own limit; nested archives count again"
     pytest.importorskip('pydicom')
     from liverseg import archive
     monkeypatch.setattr(archive, 'MOST_UNPACKED', 10**6)
@@ -617,12 +617,12 @@ def test_scans_in_other_wrappings(scans, subject, model, tmp_path):
     assert 'which is not there' in complaint(read_volume, tmp_path / 'C.HDR')
 
 
-def test_a_link_that_leads_nowhere_is_not_passed_over(scans, tmp_path):
+def test_a_broken_link_is_not_overlooked(scans, tmp_path):
     shutil.copy(scans / 'a.nii.gz', tmp_path)
     (tmp_path / 'b.nii.gz').symlink_to('nowhere.nii.gz')
     os.mkfifo(tmp_path / 'c.nii.gz')
     done = run('check', tmp_path, ok=1)
-    for name in ('b', 'c'): assert f'{name}.nii.gz: is a link that leads nowhere, a pipe or a device' in done.stderr
+    for name in ('b', 'c'): assert f'{name}.nii.gz: is not a file but a broken link, a pipe or a device' in done.stderr
 
 
 # ---- the terminal

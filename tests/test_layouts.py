@@ -1,4 +1,4 @@
-"The same two patients, filed as each data set files them: the same pixels; and what is missing or damaged is said by name."
+"The same two patients in the layout of each data set give the same pixels; what is missing or damaged is reported by name."
 import json
 import shutil
 import subprocess
@@ -26,7 +26,7 @@ pytest.importorskip('pydicom')
 A, B, C = (make_subject(seed, shape=(48, 40, 12), spacing=(7, 7, 14), tumour=seed == 3) for seed in (3, 4, 5))  # A has a tumour; C comes without a mask
 
 def nii(path, data, affine=None, axes='RAS', bare=False):
-    "Write a volume, its array in some axis order; `bare`: its header knows nothing but the identity"
+    "Write a volume, its array in some axis order; `bare`: its header has nothing but the identity"
     img = stored_as(nib.Nifti1Image(data, A.affine if affine is None else affine), axes)
     if bare: img = nib.Nifti1Image(np.asarray(img.dataobj), np.eye(4))
     img.set_sform(img.affine, 1), img.set_qform(img.affine, 1)
@@ -58,7 +58,7 @@ def ircad(root):
     return {'3Dircadb1.2': (A, 'train'), '3Dircadb1.10': (B, 'train')}
 
 def zipped(folder):
-    "Put a zip archive, which holds a folder of the same name, in a folder's place"
+    "Replace a folder by a zip archive that holds a folder of the same name"
     with zipfile.ZipFile(folder.with_name(f'{folder.name}.zip'), 'w') as z:
         for p in sorted(folder.rglob('*')): z.write(p, p.relative_to(folder.parent))
     shutil.rmtree(folder)
@@ -113,7 +113,7 @@ def one_each(root):
     return {'lits_0': (A, 'train'), '3Dircadb1.1': (B, 'test')}
 
 def loose(root):
-    "No data set at all: scans in a folder, one of them without a mask"
+    "Not a data set: scans in a folder, one of them without a mask"
     for s, name in ((A, 'a'), (B, 'b')): pair(s, root / f'{name}_orig.nii.gz', root / f'{name}_liver.nii.gz')
     pair(C, root / 'c_orig.nii.gz')
     return dict(a=(A, 'train'), b=(B, 'train'), c=(C, 'test'))
@@ -171,7 +171,7 @@ def test_a_1_is_a_1(tmp_path):
     (ircad, '3Dircadb1.2/MASKS_DICOM', '3Dircadb1.2', ['3Dircadb1.2/PATIENT_DICOM', 'has no mask']),
     (ircad, '3Dircadb1.2/MASKS_DICOM/livertumor01/image_3', '3Dircadb1.2', ['livertumor01', '11 pictures for the 12 slices']),
     (ircad, '3Dircadb1.2/PATIENT_DICOM', '3Dircadb1.2', ['3Dircadb1.2', 'without an image'])], ids=lambda v: v if isinstance(v, str) else '')
-def test_a_missing_partner(tmp_path, way, gone, subject, words):
+def test_a_missing_scan_or_mask(tmp_path, way, gone, subject, words):
     src, dst = tmp_path / 'data', tmp_path / 'png'
     expected = way(src)
     remove(src / gone)
@@ -205,7 +205,7 @@ def four_digits(d):
 @pytest.mark.parametrize('way, n', [
     (own_and_ircad, 2), (lits_and_test, 3), (side_by_side, 4), (two_tasks, 6), (chaos_unpacked, 3),
     (odd_name, 4), (four_digits, 4)], ids=name)
-def test_nothing_is_passed_over(tmp_path, way, n):
+def test_no_subject_is_overlooked(tmp_path, way, n):
     "All subjects are listed or, where it is unclear which are wanted, the choice is left to the user"
     way(tmp_path)
     try: cases = find_cases(tmp_path)
@@ -223,14 +223,14 @@ def test_options_of_the_command(tmp_path):
     assert dict(zip(m['subject'], m['split'])) == dict(lits_0='test', lits_11='valid')
     same(dst, m, 'lits_0', 'mask', A.labels == 1)
 
-def test_the_remark_on_lits(tmp_path):
+def test_the_warning_about_lits(tmp_path):
     nnunet(tmp_path / 'nnunet'), own(tmp_path / 'own')
     cases = find_cases(tmp_path / 'nnunet')
     assert lits_numbers(cases) == [0, 1, 7] and 'volumes 28–47' in remarks(cases)[0] and remarks(find_cases(tmp_path / 'own')) == []
 
 @pytest.mark.parametrize('axes', ['LPI', 'SPR'])
 def test_a_leak_from_lits_to_ircad(tmp_path, axes):
-    "The copy's header knows neither place, voxel size nor orientation"
+    "The copy's header has no position, voxel size or orientation"
     src = tmp_path / 'data'
     for kind, a in (('volume', A.hu), ('segmentation', A.labels)): nii(src / f'train/LiTS/{kind}-28.nii', a, axes=axes, bare=True)
     patient(A, src / 'test/3Dircadb1.1')
@@ -261,7 +261,7 @@ def test_a_damaged_meta_csv(tmp_path, raw):
     refused(lambda: find_cases(tmp_path), 'meta.csv')
 
 @pytest.mark.parametrize('raw', ['image_id,split\ns0000,val\n', 'image_id\tsplit\ns0000\tval\n', '\ufeffimage_id;split\ns0000;val\n'])
-def test_meta_csv_in_other_hands(tmp_path, raw):
+def test_meta_csv_of_other_programs(tmp_path, raw):
     "Commas, tabs, and the byte order mark that Excel writes"
     totalsegmentator(tmp_path, raw)
     assert {n: c.split for n, c in tell(tmp_path).items()} == dict(s0000='valid', s0011='train')
@@ -297,7 +297,7 @@ def test_two_of_one_name(tmp_path):
 def lits_zipped(d): lits(d / 'LiTS'), zipped(d / 'LiTS')
 
 @pytest.mark.parametrize('make', [lambda d: None, lambda d: (d / 'notes.txt').touch(), lits_zipped], ids=['empty', 'text', 'an archive of another'])
-def test_none_of_these(tmp_path, make):
+def test_no_data_set(tmp_path, make):
     make(tmp_path)
     refused(lambda: find_cases(tmp_path), 'train/nii', *LAYOUTS)
 
@@ -309,7 +309,7 @@ def test_a_part_of_a_data_set(tmp_path, way, part, found):
     way(tmp_path)
     assert {n: c.split for n, c in tell(tmp_path / part).items() if not c.error} == found
 
-def test_here(tmp_path, monkeypatch):
+def test_the_current_folder(tmp_path, monkeypatch):
     ircad(tmp_path), monkeypatch.chdir(tmp_path / '3Dircadb1.2')
     assert list(tell('.')) == ['3Dircadb1.2']
 
@@ -320,7 +320,7 @@ def test_an_archives_own_top_folder(tmp_path):
     assert [c.split for c in find_cases(tmp_path)] == [c.split for c in find_cases(tmp_path / 'ircad-dataset')] == ['train', 'test']
 
 
-def test_a_scan_beside_a_folder_is_not_passed_over(tmp_path):
+def test_a_scan_beside_a_folder_is_not_overlooked(tmp_path):
     own(tmp_path / 'more/data')
     scan = next((tmp_path / 'more/data/test/nii').glob('*_orig.nii.gz'))
     shutil.copy(scan, tmp_path)
