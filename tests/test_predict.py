@@ -238,19 +238,19 @@ def test_a_mask_that_was_edited_stays(cohort, model, tmp_path):
     run('predict', scans, tmp_path / 'out', '--model', model, '--device', 'cpu', ok=0)
 
 
-def test_what_a_result_was_made_from(tmp_path):
+def test_what_a_result_wasmade_from(tmp_path):
     "The voxels of a pair, the archive that a path leads into, and options; not the number of slices at once"
     from types import SimpleNamespace
-    from liverseg.predict import _made_from
+    from liverseg.results import made_from
     seg = SimpleNamespace(name='a', meta={})
     for name in ('s.hdr', 's.img', 's.zip'): (tmp_path / name).write_bytes(b'1')
-    first = {name: _made_from(tmp_path / name, seg, {}) for name in ('s.hdr', 's.zip', 's.zip/inner/1')}
+    first = {name: made_from(tmp_path / name, seg, {}) for name in ('s.hdr', 's.zip', 's.zip/inner/1')}
     assert len(set(first.values())) == 3
     for name in ('s.img', 's.zip'): (tmp_path / name).write_bytes(b'22')
-    assert not any(_made_from(tmp_path / name, seg, {}) == mark for name, mark in first.items())
-    now = _made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=1))
-    assert now == _made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=4))
-    assert now != _made_from(tmp_path / 's.hdr', seg, dict(tta='flip', bs=4))
+    assert not any(made_from(tmp_path / name, seg, {}) == mark for name, mark in first.items())
+    now = made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=1))
+    assert now == made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=4))
+    assert now != made_from(tmp_path / 's.hdr', seg, dict(tta='flip', bs=4))
 
 
 def test_endings_of_all_kinds(cohort, model, tmp_path):
