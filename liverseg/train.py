@@ -32,6 +32,7 @@ from . import __version__
 from .checkpoint import Keeper, MovingAverage, _save_fig, distributed
 from .liver import SHIPPED, model_path
 from .losses import class_weights, liver_loss
+from .metrics import dice_from_counts
 from .models import read_meta
 from .network import LightUNet, encoder, param_groups, pretrained_encoder
 from .pixels import form_options, read_form
@@ -50,13 +51,14 @@ class CaseDice(Metric):
         start = self.at + _first_row(learn.dl)
         subjects = learn.dl.items['subject'].iloc[start:start + len(pred)]
         self.at += len(pred)
-        both, sizes = (pred & true).sum((1, 2)).tolist(), (pred.sum((1, 2)) + true.sum((1, 2))).tolist()
-        for s, b, n in zip(subjects, both, sizes): self.counts[s, 'both'] += b; self.counts[s, 'sizes'] += n
+        counts = (m.sum((1, 2)).tolist() for m in (pred & true, pred, true))
+        for s, b, p, t in zip(subjects, *counts): self.counts.update({(s, 'both'): b, (s, 'pred'): p, (s, 'true'): t})
     @property
     def value(self):
-        counts = sum(_of_all(self.counts), Counter())
-        dice = [2*counts[s, 'both']/n for (s, what), n in counts.items() if what == 'sizes']
-        return sum(dice)/len(dice) if dice else None
+        counts = sum(_of_all(self.counts), Counter()) # which drops what is 0, and so subjects without any liver
+        subjects = dict.fromkeys(s for s, _ in counts)
+        dices = [float(dice_from_counts(*(counts[s, k] for k in ('both', 'pred', 'true')))) for s in subjects]
+        return sum(dices)/len(dices) if dices else None
     @property
     def name(self): return 'case_dice'
 
@@ -194,13 +196,13 @@ def recipe_from(
     return Recipe(start=start if isinstance(start, str) else str(Path(start).resolve()), **(given | decided))
 
 # %% ../nbs/03_train.ipynb #cddc9ae8
-@delegates(Recipe)
+@delegates(Recipe, keep=True)
 def train(
     data, # folder that convert wrote
     model, # folder to make
     device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there
     say=print, # takes what is worth telling
-    **kwargs
+    **kwargs # the fields of liverseg.recipe.Recipe
 ) -> dict: # the description in model.json
     "Train a model on slices, going on where an equal run was stopped; raises `BadInput`, and then leaves nothing"
     say = say if not rank_distrib() else lambda s: None
@@ -217,7 +219,6 @@ def train(
         keeper = Keeper(learn.path, r.epochs, r.seed, say, r.save)
         run(learn, keeper, r.lr)
         return _keep(learn, r, what, table, keeper, origin['data'])
-train.__delwrap__ = Recipe # where the docs find what its parameters mean; a data class's own __init__ has no source
 
 # %% ../nbs/03_train.ipynb #2e24a694
 MODEL_FILES = ('model.safetensors', 'model.json', 'history.csv', 'loss.png', 'batch.png', 'valid.png')
