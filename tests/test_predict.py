@@ -238,7 +238,7 @@ def test_a_mask_that_was_edited_stays(cohort, model, tmp_path):
     run('predict', scans, tmp_path / 'out', '--model', model, '--device', 'cpu', ok=0)
 
 
-def test_what_a_result_wasmade_from(tmp_path):
+def test_what_a_result_was_made_from(tmp_path):
     "The voxels of a pair, the archive that a path leads into, and options; not the number of slices at once"
     from types import SimpleNamespace
     from liverseg.results import made_from
