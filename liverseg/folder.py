@@ -43,7 +43,7 @@ PACKED = tuple(f'{kind}.{pack}' for kind in ('.nii', '.img') for pack in ('gz', 
 SCAN_LIKE = ('.mha', '.mhd', '.nrrd', '.mgz', '.mgh', '.img', '.dcm', '.ima', *PACKED) # scans that are not read as such
 
 def _left_out(folder, scans, say):
-    "Rows for what looks like a scan and is not done, one for all loose DICOM files; whatever else lies there is named"
+    "Rows for what looks like a scan and cannot be read, one for all loose DICOM files; everything else is named"
     rest = _not_scans(folder, scans)
     loose = [p for p in rest if is_dicom_file(p)]
     like = [p for p in rest if p.name.lower().endswith(SCAN_LIKE) and p not in loose]
@@ -70,16 +70,16 @@ def predict_folder(
     scans, # folder of NIfTI files, and of folders or archives with DICOM
     out, # folder for the masks
     model='liver', # as for predict
-    overwrite: bool = False, # also what is there
+    overwrite: bool = False, # also segment what is done
     tta: str = 'none', # a name in liverseg.tta.VIEWS
-    device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there
+    device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest available
     post=DEFAULT_STEPS, # names in liverseg.post.STEPS
     maps: bool = False, # also the maps
     thorough: bool = False, # look at every slice and all of it
-    say=print, # takes what is worth telling
+    say=print, # called with each message
     **more, # bs and spacing of predict
 ) -> pd.DataFrame: # worst first: scan, volume_ml, expected_dice, liver_found, touches, warnings, seconds, error
-    "Segment all scans of a folder, a row for each, with an error for a bad one; raises `BadInput` for files not ours"
+    "Segment all scans of a folder, one row for each, with an error for a bad one; raises `BadInput` for files not ours"
     segmenter, found = _ready(model, device, tta, scans, out, say), scans_in(scans)
     rows = _left_out(scans, found, say)
     how = dict(spacing=None, tta=tta, post=[k for k in STEPS if k in post], thorough=thorough, maps=maps) | more
@@ -91,7 +91,7 @@ def predict_folder(
 
 # %% ../nbs/66_folder.ipynb #314b9eb3
 def _ready(model, device, tta, scans, out, say):
-    "The segmenter, and what must be said before the work: views that it was not trained for, files that are not ours"
+    "The segmenter; before the work, reports views that it was not trained for and refuses files that are not ours"
     if is_mask_name(out):
         raise BadInput(f'{out}: is the name of one mask, and {scans} holds several scans; give a folder for the masks')
     if Path(out).resolve() == Path(scans).resolve():
@@ -103,7 +103,7 @@ def _ready(model, device, tta, scans, out, say):
     return segmenter
 
 def _results(out):
-    "Where the table goes; complain of one that is not ours"
+    "Where the table goes; raises `BadInput` for one that is not ours"
     path = Path(out)/'results.csv'
     if os.path.lexists(path) and not (path.is_file() and path.read_bytes().startswith(b'scan,volume_ml,')):
         raise BadInput(f'{path}: exists and was not written by liverseg predict; move it, '
@@ -129,7 +129,7 @@ def _done(mask, stamp, maps):
 
 # %% ../nbs/66_folder.ipynb #14f2320b
 def _failure(scan, e):
-    "Why a scan could not be segmented, whatever it was: memory of the card, a full disk; the next scan has its turn"
+    "Why a scan could not be segmented, whatever it was, such as too little memory or a full disk"
     if isinstance(e, BadInput): return str(e)
     return (f'{scan}: could not be segmented ({type(e).__name__}: {_first_line(e)}); '
             'look at the memory and the free space, or leave it out')
