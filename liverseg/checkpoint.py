@@ -19,7 +19,8 @@ from fastcore.basics import patch
 
 from .manifest import read_table
 from .save import save_weights
-from .data import torch # first: it imports fastai without its warning
+import liverseg.data # first: it imports fastai without its warning
+import torch
 from fastai.vision.all import Callback, Learner, get_model, num_distrib, rank_distrib, set_seed
 from torch.optim.swa_utils import AveragedModel
 from .work import BadInput, _first_line, atomic_write

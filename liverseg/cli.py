@@ -419,7 +419,8 @@ def predict(scan, out, model, post, overwrite, also, batch_size, **options):
     No training and no network is needed: a trained network ships with liverseg. Research software, not a medical
     device."""
     from liverseg.cases import spacing_known
-    from liverseg.predict import predict, predict_folder, scans_in
+    from liverseg.predict import predict
+    from liverseg.folder import predict_folder, scans_in
     how = dict(options, bs=batch_size, post=[p for p in post if p != 'none'], say=lambda s: _echo(s, err=True))
     if scans_in(scan, out): return _tell_table(predict_folder(scan, out, [model, *also], overwrite, **how), out)
     found = predict(scan, out, [model, *also], **how)

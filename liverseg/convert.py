@@ -79,13 +79,13 @@ FILES = (*SPLITS, 'preview', 'manifest.csv', 'dataset.json')
 def convert(
     src, # folder with {train,valid,test}/nii/, or a known data set
     dst, # folder to make: {train,valid,test}/{images,masks}/, manifest.csv, dataset.json
-    windows=WINDOW, # one (low, high) in HU, or up to three, one a channel
+    windows=WINDOW, # one (low, high) in HU, or up to three, one per channel
     workers: int = 1, # processes
     check: bool = True, # read and check every case before the first slice is written
     on_error: str = 'stop', # what to do with bad cases: 'stop' before anything is written, or 'skip' them
     strict: bool = False, # take warnings for errors
     bits: int = 8, # of a pixel: 8, or 16 for HU + 1024
-    preview: bool = False, # write a contact sheet a subject
+    preview: bool = False, # write one contact sheet per subject
     **finding, # as for find_cases
 ) -> pd.DataFrame: # the manifest; its attrs: warnings (subject, sentence), skipped, remarks, left_out (number of cases)
     "Convert volumes to PNG slices; raises `BadInput`, and then writes nothing"
@@ -109,14 +109,14 @@ def _check_options(src, dst, check, strict):
     if strict and not check: raise BadInput('--strict needs the check, which --no-check leaves out; give one of them')
 
 def _sift(cases, reports, on_error, strict):
-    "The cases to convert, and what is to be said of all"
+    "The cases to convert, and what to report about all of them"
     good, said = [], dict(warnings=[], skipped=[])
     for c, r in zip(cases, reports):
         errors = r.errors if r else [c.error] if c.error else []
         notes = [(c.subject, str(n)) for n in r.warnings] if r else []
         if strict and notes and not errors:
             found = '; '.join(text for _, text in notes)
-            errors, notes = [f'{c.image}: {found}; mend it, or convert without --strict'], []
+            errors, notes = [f'{c.image}: {found}; fix it, or convert without --strict'], []
         said['skipped'] += errors
         said['warnings'] += notes
         if not errors: good.append(c)
@@ -129,7 +129,7 @@ def _failed(src, done, skipped, on_error):
     errors = [error for _, error in done if error]
     if errors and on_error == 'stop': raise BadInput(*errors)
     if not any(rows for rows, _ in done):
-        raise BadInput(*skipped, *errors, f'{src}: no case is left to convert; mend these files')
+        raise BadInput(*skipped, *errors, f'{src}: no case is left to convert; fix these files')
     return errors
 
 # %% ../nbs/01_convert.ipynb #e61606d5
@@ -204,7 +204,7 @@ def _slice_table(src):
     if odd := [f for f in table['file'] if Path(f).is_absolute() or '..' in Path(f).parts]:
         raise BadInput(f'{path}: has a file outside images/ ({odd[0][:40]!r}); give its name within images/ and masks/')
     _check_slice_subjects(table, path)
-    if not len(table): raise BadInput(f'{path}: has no rows; list a slice in each')
+    if not len(table): raise BadInput(f'{path}: has no rows; list one slice in each')
     if odd := [z for z in table['z'] if not re.fullmatch('[0-9]{1,6}', z)]:
         raise BadInput(f'{path}: has a z that is no whole number below a million ({odd[0][:40]!r}); '
                        'count slices from 0')
@@ -215,7 +215,7 @@ def _slice_table(src):
 
 # %% ../nbs/01_convert.ipynb #15370fd3
 def _check_slice_subjects(table, path):
-    "Complain of a subject that cannot name a file, of an unknown split, and of a subject in two splits"
+    "Raise `BadInput` for a subject that cannot name a file, an unknown split, or a subject in two splits"
     if odd := [s for s in table['subject'] if not _names_a_file(s)]:
         raise BadInput(f'{path}: has a subject without a name, of more than 200 bytes, '
                        f'or with a slash or an unprintable character in it ({odd[0][:40]!r}); rename it')

@@ -29,11 +29,11 @@ from .work import BadInput
 
 # %% ../nbs/02_data.ipynb #941b53b5
 def split_by_subject(
-    table: pd.DataFrame, # slices, with a subject each
+    table: pd.DataFrame, # slices, with their subjects
     valid: float = 0.2, # share of the subjects, 0…1; at least one is taken
     seed: int = 42,
 ) -> np.ndarray: # True where the slice is for validation
-    "Keep whole subjects for validation; a single subject is all kept for training"
+    "Keep whole subjects for validation; a single subject stays in training"
     subjects = sorted(table['subject'].unique())
     n = min(max(1, round(valid * len(subjects))), len(subjects) - 1) if valid > 0 else 0
     chosen = np.random.default_rng(seed).permutation(subjects)[:n]
@@ -101,8 +101,8 @@ def spot(
 
 # %% ../nbs/02_data.ipynb #e4a897c7
 class Spots(ItemTransform):
-    "Paint up to three spots, darker or a little brighter, into seven of ten livers of a batch; the masks stay"
-    split_idx, order = 0, 50 # in training, after the picture was moved and lit
+    "Paint up to three spots, darker or a little brighter, into about 70 % of the livers of a batch; the masks stay"
+    split_idx, order = 0, 50 # in training, after position and brightness were changed
     def encodes(self, xy):
         x, y = xy
         draw = lambda low, high: torch.empty(len(x), 1, 1, device=x.device).uniform_(low, high)
@@ -165,7 +165,7 @@ def liver_block(
 
 # %% ../nbs/02_data.ipynb #752d5fcc
 class ShareDL(TfmdDL):
-    "A loader whose batches have a stated share of slices with liver"
+    "A loader whose batches have a given share of slices with liver"
     def __init__(self, dataset=None, bs=None, share=None, **kwargs):
         super().__init__(dataset=dataset, bs=bs, **kwargs)
         self.share = share
@@ -186,7 +186,7 @@ def liver_dls(
     table: pd.DataFrame = None, # slices with is_valid; drawn by training_table if not given
     size: int = 256, # pixels
     bs: int = 8, # slices in a batch
-    augment: str = 'mild', # how the training pictures are changed: 'mild', 'wide', 'spots' or 'none'
+    augment: str = 'mild', # how the training pictures are changed: a name in AUGMENT, or 'none'
     flip: bool = False, # also mirror them
     device=None, # where batches go; fastai's default if not given
     num_workers: int = 0, # processes that load; 0: none
@@ -203,7 +203,7 @@ def liver_dls(
 
 # %% ../nbs/02_data.ipynb #bc258f57
 def _both_kinds(folder, train):
-    "A share can be had only of what is there"
+    "Raise `BadInput` if all slices are of one kind, with liver or without"
     n = int((train['liver_px'] > 0).sum())
     if not 0 < n < len(train):
         raise BadInput(f'{folder}: {n} of its {len(train)} training slices show liver, '

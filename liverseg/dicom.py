@@ -18,15 +18,6 @@ from .archive import natural_key
 from .dicom_files import _hu, _LPS, _PHASE_TAGS, _pictures_in, _stored_pixels
 from .work import BadInput
 
-# %% ../nbs/13_dicom.ipynb #c2250bc9
-def _pydicom(path):
-    "pydicom, or the advice to install it"
-    try: import pydicom
-    except ImportError:
-        raise BadInput(f"{path}: is DICOM, and the reader is not installed; run pip install -e "
-                       "'.[dicom]' in the checkout") from None
-    return pydicom
-
 # %% ../nbs/13_dicom.ipynb #40d7d15b
 def _groups(pictures):
     "The pictures as lists, each of one series, kind, direction and pixel grid"
@@ -90,22 +81,6 @@ def _check_pixel_grid(s):
     if np.isnan(s.axes).any(): return
     if np.abs(s.axes @ s.axes.T - np.eye(2)).max() > .01:
         raise BadInput(f'{s.path}: its rows and columns are not at right angles; export it again')
-
-# %% ../nbs/13_dicom.ipynb #c0d98dfd
-def _no_pixels(path, ds, e):
-    "Why the pixels cannot be had"
-    try: syntax = ds.file_meta.TransferSyntaxUID; packed = syntax.is_compressed
-    except Exception: packed = False
-    if not packed:
-        return (f'{path}: its pixels cannot be read ({_first_line(e).split(" - ")[0]}); the file is truncated or '
-                'damaged, copy it again')
-    try: ready = _pydicom(path).pixels.get_decoder(syntax).is_available
-    except Exception: ready = False
-    if ready:
-        return (f'{path}: its pixels, compressed as {syntax.name}, cannot be decoded; the file is truncated or '
-                'damaged, copy it again')
-    return (f"{path}: is compressed as {syntax.name}, for which no decoder is installed; run pip install -e "
-            "'.[dicom]' in the checkout, or export it uncompressed")
 
 # %% ../nbs/13_dicom.ipynb #b0282a55
 def _has_air(slices):

@@ -121,17 +121,17 @@ def show_cases(
 def evaluate(
     data, # folder that convert wrote
     report, # folder to make
-    model='liver', # the network that ships, a folder that train wrote, or what else liverseg.models.open_model takes
+    model='liver', # the network that ships, a folder that train wrote, or another that liverseg.models.open_model takes
     split: str = 'test', # train, valid or test
     tta: str = 'none', # a name in liverseg.tta.VIEWS
     bs: int = None, # slices at once; liverseg.tta.at_once if not given
     device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there
     tolerance: float = TOLERANCE, # mm, for NSD
-    say=print, # takes what is worth telling
+    say=print, # called with each message
 ) -> dict: # what summary.json holds
     "Measure a model on one split and write the report; raises `BadInput`"
     check_target(report, REPORT_FILES, 'summary.json')
-    manifest, (net, meta, name) = read_manifest(data), open_model(model, device) # a wrong folder loads no network
+    manifest, (net, meta, name) = read_manifest(data), open_model(model, device) # the folder first
     table = _measurable(data, manifest, split, meta, say)
     if remark := tta_remark(meta, tta): say(remark)
     bins = Reliability()
@@ -145,13 +145,13 @@ def evaluate(
 
 # %% ../nbs/05_evaluate.ipynb #d4992f56
 def _told_of(meta, name, bins):
-    "What a summary tells of the model, and of its probabilities"
+    "A summary's entries on the model and on its probabilities"
     told = {k: meta.get(k) for k in ('arch', 'size', 'window', 'bits', 'subjects', 'versions')}
     return dict(calibration=bins.told(), model=dict(told, temperature=meta.get('temperature', 1.), name=name))
 
 # %% ../nbs/05_evaluate.ipynb #8f44c043
 def _measurable(data, table, split, meta, say):
-    "The rows of `split` that have masks; says what must be known about them"
+    "The rows of `split` that have masks; reports subjects without one, and those that were trained on"
     table, place = _split_rows(table, split, meta.get('subjects', {})), Path(data)/'manifest.csv'
     found, wanted = (form.options for form in (read_form(data)[0], PixelForm.of(meta)))
     if found != wanted:

@@ -57,7 +57,7 @@ class Scale:
     def undo(self, y): return Scale(1/self.by).apply(y)
 
 def _between(n, at):
-    "The matrix that reads a row of `n` pixels at these places: linear between two of them, outside the edge's"
+    "The matrix that reads a row of `n` pixels at these places: linear between two pixels, the edge's value outside"
     return np.maximum(0, 1 - abs(np.asarray(at).clip(0, n - 1)[:, None] - np.arange(n))).astype(np.float32)
 
 def _like(x, a): return a if isinstance(x, np.ndarray) else x.new_tensor(a)
@@ -98,7 +98,7 @@ MIRRORED = ('flip', 'flips', 'dihedral') # sets for networks that have met mirro
 
 # %% ../nbs/04_tta.ipynb #fd12eb76
 def _answers(net, x, views, temperature):
-    "What a network says of each view, put back in place"
+    "The network's answer to each view, undone"
     for view in views: yield view.undo(_probabilities(net(view.apply(x)), temperature)[:, 1])
 
 def _probabilities(scores, temperature):
@@ -132,12 +132,12 @@ def tta_spread(
 
 # %% ../nbs/04_tta.ipynb #bf95b604
 class Ensemble:
-    "Several networks as one, which says the mean of their probabilities"
+    "Several networks as one, whose answer is the mean of their probabilities"
     def __init__(self,
         nets, # pictures to class scores
         temperatures=None, # a number above 0 for each, that its scores are divided by; 1 if not given
     ):
-        "Of those networks"
+        "Combine these networks"
         self.nets = list(nets)
         self.temperatures = [1.]*len(self.nets) if temperatures is None else list(temperatures)
         self.takes_arrays = all(getattr(net, 'takes_arrays', False) for net in self.nets)
@@ -152,7 +152,7 @@ def at_once(
     size: int, # pixels of the square that the network sees
     device, # where it runs, as torch names it
 ) -> int: # slices
-    "A good number of slices for one pass: on a processor few, so that what lies between two layers stays in its cache"
+    "A good number of slices for one pass: few on a CPU, so that what passes between two layers fits its cache"
     return max(1, round(2*320**2/size**2)) if str(device) == 'cpu' else 16
 
 # %% ../nbs/04_tta.ipynb #ee4d0ef6
@@ -162,9 +162,9 @@ def slice_maps(
     tta: str = 'none', # a name in VIEWS
     bs: int = None, # slices at once; at_once if not given
     box: tuple = (slice(None), slice(None)), # rows and columns of the network's square, steps of 32
-    spread: bool = True, # also tell how far the views disagree
+    spread: bool = True, # also yield how far the views disagree
 ): # yields (probability of liver, its spread over the views), (h, w) float32 arrays on the slice's own grid
-    "Go through slices in batches, so that memory does not grow with their number; the model's temperature is heeded"
+    "Go through slices in batches, so that memory does not grow with their number; the model's temperature is applied"
     device, slices, size, temperature = _home(net), iter(slices), (meta['size'],)*2, meta.get('temperature', 1.)
     ask = tta_spread if spread else lambda *args: (tta_probs(*args),)
     while batch := [s for _, s in zip(range(bs or at_once(size[0], device or 'cpu')), slices)]:
@@ -203,6 +203,6 @@ def tta_remark(
     meta: dict, # the model's description
     tta: str, # a name in VIEWS
 ) -> str: # '' if all is well
-    "What to say when a model is asked about mirrored or turned pictures and was not trained with mirrored ones"
+    "A warning for mirrored or rotated views of a model that was not trained with mirrored pictures"
     if tta not in MIRRORED or meta.get('flip'): return ''
     return f'warning: the model was trained without flips, so --tta {tta} may do harm; compare it with --tta none'

@@ -444,7 +444,8 @@ def test_a_mask_among_the_slices_of_its_scan(subject, model, tmp_path):
     "It is no scan, it changes no stamp, and another program's beside it is not one either"
     pytest.importorskip('pydicom')
     from liverseg.phantom import write_series
-    from liverseg.predict import Segmenter, predict, scans_in
+    from liverseg.predict import Segmenter, predict
+    from liverseg.folder import scans_in
     for name in 'st': write_series(subject.hu, subject.affine, tmp_path / name, PatientID=name)
     how = dict(model=Segmenter.load(model, 'cpu'), say=lambda s: None)
     first, mask = scans_in(tmp_path), tmp_path / 's/mask.nii.gz'
@@ -563,7 +564,7 @@ def scans(tmp_path_factory, subject):
 @pytest.mark.parametrize('put', [os.mkfifo, lambda p: p.symlink_to('/nowhere/at/all'), lambda p: p.mkdir()], ids=['pipe', 'link', 'folder'])
 def test_what_is_no_file_in_the_place_of_an_answer(name, put, scans, model, tmp_path):
     "Neither waited for nor replaced"
-    from liverseg.predict import predict_folder
+    from liverseg.folder import predict_folder
     put(tmp_path / name)
     kind = (tmp_path / name).lstat().st_mode
     try: said = predict_folder(scans, tmp_path, model, device='cpu', say=lambda s: None)['error'][0]
@@ -574,7 +575,8 @@ def test_what_is_no_file_in_the_place_of_an_answer(name, put, scans, model, tmp_
 def test_a_folder_for_masks_that_cannot_be_one(scans, model, tmp_path):
     "Said before the work"
     (tmp_path / 'note.txt').write_text('mine')
-    from liverseg.predict import predict, predict_folder
+    from liverseg.predict import predict
+    from liverseg.folder import predict_folder
     for out in ('note.txt', 'note.txt/deep/er'): assert 'note.txt: is no folder' in complaint(predict_folder, scans, tmp_path / out, model, device='cpu')
     assert 'note.txt: is no folder' in complaint(predict, scans / 'a.nii.gz', tmp_path / 'note.txt/m.nii.gz', model, device='cpu', say=pytest.fail)
 
@@ -593,7 +595,7 @@ def test_files_of_others_are_not_replaced_by_a_list_or_a_network(scans, subject,
 
 
 def test_what_was_changed_or_taken_away_is_not_done(scans, model, tmp_path):
-    from liverseg.predict import predict_folder
+    from liverseg.folder import predict_folder
     how = dict(model=model, device='cpu', say=lambda s: None)
     for maps in (False, True): predict_folder(scans, tmp_path, maps=maps, **how)
     for name in ('a.png', 'a_prob.nii.gz'):
@@ -607,7 +609,7 @@ def test_what_was_changed_or_taken_away_is_not_done(scans, model, tmp_path):
 
 def test_scans_in_other_wrappings(scans, subject, model, tmp_path):
     "A pair of files in capitals is one scan; another packer's file is named and counts as failed"
-    from liverseg.predict import predict_folder
+    from liverseg.folder import predict_folder
     nib.save(nib.Nifti1Pair(subject.hu, subject.affine), tmp_path / 'c.hdr')
     for end in ('hdr', 'img'): (tmp_path / f'c.{end}').rename(tmp_path / f'C.{end.upper()}')
     (tmp_path / 'b.nii.bz2').write_bytes(b'BZh9')

@@ -90,7 +90,7 @@ def test_training_starts_from_it(soft, tmp_path):
 @pytest.mark.parametrize('option, word', [(('--size', 64), 'size'), (('--arch', 'resnet34'), 'arch'), (('--decoder', 'fastai'), 'decoder')])
 def test_options_that_the_start_decides_are_refused(soft, tmp_path, option, word):
     done = run('train', soft, tmp_path / 'm', '--from', 'liver', *option, *CPU, ok=1)
-    assert done.stderr.count('\n') == 1 and f'leave --{word} away' in done.stderr and not (tmp_path / 'm').exists()
+    assert done.stderr.count('\n') == 1 and f'leave out --{word}' in done.stderr and not (tmp_path / 'm').exists()
 
 
 def test_slices_of_another_window_are_refused(png, tmp_path):

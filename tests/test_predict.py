@@ -1,4 +1,4 @@
-"Segmenting scans on the command line: one, a folder of them, bad ones among them, and what is told of each."
+"Segmenting scans on the command line: one, a folder of them, bad ones among them, and what is reported about each."
 import csv
 import json
 
@@ -78,7 +78,7 @@ def test_a_page_of_the_users_is_not_replaced(scans, model, tmp_path):
     assert (tmp_path / 'triage.html').read_text() == 'my notes'
 
 
-def test_the_result_tells_what_was_found(night):
+def test_the_result_says_what_was_found(night):
     out, _ = night
     told = json.loads((out / 'whole.json').read_text(), parse_constant=pytest.fail)
     mask = nib.load(out / 'whole.nii.gz')
@@ -198,7 +198,7 @@ def test_a_folder_that_holds_something_else(scans, model, tmp_path):
 
 
 def test_a_voxel_size_that_comes_later(cohort, model, tmp_path):
-    "Without one no volume is told; with --spacing the scans are done again"
+    "Without one no volume is reported; with --spacing the scans are done again"
     whole = nib.load(image(cohort, 'test'))
     (tmp_path / 'in').mkdir()
     for name in 'ab': nib.save(nib.Nifti1Image(np.asarray(whole.dataobj), None), tmp_path / f'in/{name}.nii.gz')
@@ -209,7 +209,7 @@ def test_a_voxel_size_that_comes_later(cohort, model, tmp_path):
     assert 'volume unknown' not in done.stdout and done.stdout.count(' mL') == 2
 
 
-def test_a_scan_in_anothers_place(cohort, model, tmp_path):
+def test_a_scan_that_replaced_another(cohort, model, tmp_path):
     "What was made from another file, or in another way, is made again; maps of the earlier mask go"
     scans, out = tmp_path / 'in', tmp_path / 'out'
     scans.mkdir()
@@ -241,16 +241,16 @@ def test_a_mask_that_was_edited_stays(cohort, model, tmp_path):
 def test_what_a_result_was_made_from(tmp_path):
     "The voxels of a pair, the archive that a path leads into, and options; not the number of slices at once"
     from types import SimpleNamespace
-    from liverseg.predict import _made_from
+    from liverseg.results import made_from
     seg = SimpleNamespace(name='a', meta={})
     for name in ('s.hdr', 's.img', 's.zip'): (tmp_path / name).write_bytes(b'1')
-    first = {name: _made_from(tmp_path / name, seg, {}) for name in ('s.hdr', 's.zip', 's.zip/inner/1')}
+    first = {name: made_from(tmp_path / name, seg, {}) for name in ('s.hdr', 's.zip', 's.zip/inner/1')}
     assert len(set(first.values())) == 3
     for name in ('s.img', 's.zip'): (tmp_path / name).write_bytes(b'22')
-    assert not any(_made_from(tmp_path / name, seg, {}) == mark for name, mark in first.items())
-    now = _made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=1))
-    assert now == _made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=4))
-    assert now != _made_from(tmp_path / 's.hdr', seg, dict(tta='flip', bs=4))
+    assert not any(made_from(tmp_path / name, seg, {}) == mark for name, mark in first.items())
+    now = made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=1))
+    assert now == made_from(tmp_path / 's.hdr', seg, dict(tta='none', bs=4))
+    assert now != made_from(tmp_path / 's.hdr', seg, dict(tta='flip', bs=4))
 
 
 def test_endings_of_all_kinds(cohort, model, tmp_path):
@@ -301,7 +301,7 @@ class Sided(torch.nn.Module):
 
 @pytest.mark.parametrize('turn, told', [(1, False), (-1, True)])
 def test_a_mirrored_scan_is_noticed(turn, told):
-    "It is said where the network finds more with left and right exchanged; one trained with flips is not asked"
+    "A warning where the network finds more with left and right exchanged; one trained with flips is not asked"
     from liverseg.predict import Segmenter
     from liverseg.save import describe
     from liverseg.nifti import as_volume
