@@ -17,13 +17,13 @@ def main():
     from liverseg.metrics import case_metrics
     from liverseg.post import STEPS, clean
     from liverseg.predict import Segmenter
-    from liverseg.cases import read_volume
+    from liverseg.cases import read_mask, read_volume
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--real', type=Path, default=REAL)
     parser.add_argument('--work', type=Path, default=WORK)
     parser.add_argument('--json', type=Path, default=HERE / 'study/post.json')
     args = parser.parse_args()
-    scans = {k: tuple(read_volume(args.real / f'ircad/{split}/nii/ircad_e{k:02d}_{kind}.nii.gz', fill) for kind, fill in (('orig', -1024), ('liver', 0)))
+    scans = {k: (read_volume(args.real / f'ircad/{split}/nii/ircad_e{k:02d}_orig.nii.gz'), read_mask(args.real / f'ircad/{split}/nii/ircad_e{k:02d}_liver.nii.gz'))
              for k, split in ((17, 'test'), (1, 'train'))}
     models = {'best': (args.work / 'models/best', [17]), 'msd2d alone, 128 px': (HERE.parent / 'real/msd_model', [17, 1]), 'patient 1 alone, 128 px': (HERE.parent / 'real/model', [17])}
     steps, rows = [c for n in range(len(STEPS) + 1) for c in combinations(STEPS, n)], []

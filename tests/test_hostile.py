@@ -533,7 +533,7 @@ def test_an_archive_of_zeros(tmp_path):
     tail[8:10] = tail[10:12] = members.to_bytes(2, 'little')
     tail[12:16] = len(entries).to_bytes(4, 'little')
     (tmp_path / 'a.zip').write_bytes(raw[:at] + entries + tail)
-    assert 'times as much' in complaint(read_volume, tmp_path / 'a.zip')
+    assert '200 times its size' in complaint(read_volume, tmp_path / 'a.zip')
 
 
 def test_archives_that_hold_too_much_together(tmp_path, monkeypatch):
