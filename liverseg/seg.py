@@ -29,12 +29,10 @@ class Planes:
     place: Path # the folder, for messages
     files: list = () # of Path, by slice
     heads: list = () # the header of each slice, of a pydicom Dataset
+    instances: list = () # the SOPInstanceUID of each slice; '' where it is missing
     frames: list = () # the number of each slice in its file, from 1; None for a file with one slice
 
     def uid(self, what): return str(self.heads[0].get(f'{what}UID') or '') if len(self.heads) else ''
-
-    @property
-    def instances(self): return [str(head.get('SOPInstanceUID') or '') for head in self.heads]
 
 # %% ../nbs/66_seg.ipynb #da02b0a4
 def planes_of(
@@ -49,9 +47,11 @@ def planes_of(
     steps = series.affine[:3, :3].T
     pixel = np.linalg.norm(steps[:2], axis=1)
     axes = steps[:2]/pixel[:, None]
-    gap = abs(float(steps[2] @ np.cross(*axes)))
+    heights = series.positions @ np.cross(*axes)
+    gap = float(np.median(np.diff(heights))) if len(heights) > 1 else float(np.linalg.norm(steps[2]))
     heads, frames = zip(*_heads(series))
-    return Planes(series.positions, axes, pixel, gap, series.data.shape[:2], place, series.files, heads, frames)
+    names = [str(head.get('SOPInstanceUID') or '') for head in heads]
+    return Planes(series.positions, axes, pixel, gap, series.data.shape[:2], place, series.files, heads, names, frames)
 
 def _heads(series):
     "The header of each slice, and its number in a file with several"
@@ -175,10 +175,12 @@ def _about(planes, uid, soft, when):
     "What the writer is told about the object as a whole"
     try: number = int(planes.heads[0].SeriesNumber) + 1000
     except Exception: number = 1000 # missing or no number
+    from pydicom.uid import ExplicitVRLittleEndian, RLELossless # pydicom is an optional extra
     return dict(segmentation_type='FRACTIONAL' if soft else 'BINARY', series_instance_uid=uid('series'),
                 series_number=number if 0 < number < 2**31 else 1000, sop_instance_uid=uid('object'),
                 instance_number=1, manufacturer='liverseg', manufacturer_model_name='liverseg',
                 software_versions=__version__, device_serial_number='0', max_fractional_value=255,
+                transfer_syntax_uid=RLELossless if soft else ExplicitVRLittleEndian,
                 content_label='LIVER_PROB' if soft else 'LIVER', content_date=when.date(), content_time=when.time(),
                 content_description='Probability of liver' if soft else 'Liver',
                 series_description='Liver, probability' if soft else 'Liver')
@@ -194,6 +196,7 @@ def _settle(seg, planes, uid, when):
         if e.keyword == 'ContributionDateTime': e.value = f'{when:%Y%m%d%H%M%S}'
     seg.walk(settle)
     seg.InstanceCreationDate, seg.InstanceCreationTime = f'{when:%Y%m%d}', f'{when:%H%M%S}'
+    seg.ContentCreatorName = '' # nobody, but not missing
     for holder, key in ((seg, 'SourceImageSequence'), (seg.ReferencedSeriesSequence[0], 'ReferencedInstanceSequence')):
         files = {ref.ReferencedSOPInstanceUID: ref for ref in holder[key].value} # an enhanced file is one
         for ref in files.values(): ref.pop('ReferencedFrameNumber', None)
