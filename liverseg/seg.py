@@ -161,6 +161,8 @@ def seg_dataset(
     except Exception as e:
         raise BadInput(f'{planes.place}: its headers make no DICOM SEG ({_first_line(e)}); write the mask as NIfTI')
     _settle(seg, planes, uid, when)
+    if soft: # by pydicom itself, since GDCM's encoder ends the process when it meets noise
+        seg.compress(_pydicom(planes.place).uid.RLELossless, encoding_plugin='pydicom', generate_instance_uid=False)
     return seg
 
 # %% ../nbs/66_seg.ipynb #5f3e506e
@@ -175,12 +177,10 @@ def _about(planes, uid, soft, when):
     "What the writer is told about the object as a whole"
     try: number = int(planes.heads[0].SeriesNumber) + 1000
     except Exception: number = 1000 # missing or no number
-    from pydicom.uid import ExplicitVRLittleEndian, RLELossless # pydicom is an optional extra
     return dict(segmentation_type='FRACTIONAL' if soft else 'BINARY', series_instance_uid=uid('series'),
                 series_number=number if 0 < number < 2**31 else 1000, sop_instance_uid=uid('object'),
                 instance_number=1, manufacturer='liverseg', manufacturer_model_name='liverseg',
                 software_versions=__version__, device_serial_number='0', max_fractional_value=255,
-                transfer_syntax_uid=RLELossless if soft else ExplicitVRLittleEndian,
                 content_label='LIVER_PROB' if soft else 'LIVER', content_date=when.date(), content_time=when.time(),
                 content_description='Probability of liver' if soft else 'Liver',
                 series_description='Liver, probability' if soft else 'Liver')

@@ -206,7 +206,7 @@ def read_seg(
     "The liver of a SEG on the grid of its series; raises `BadInput`"
     ds = _dcmread(path, pixels=True)
     with _reading(path):
-        if (refs := _references(ds)) is None or refs.kind != 'SEG': raise BadInput(f'{path}: is no DICOM SEG')
+        if (refs := _references(ds)) is None or refs.kind != 'SEG': raise BadInput(f'{path}: is no DICOM SEG; give one')
         _check_belongs(path, refs, planes)
         livers, tumours, said = liver_parts(path, _parts_of(ds), segment)
         masks = _masks_of(path, ds, planes, {p.number: p for p in (*livers, *tumours)})
@@ -226,7 +226,7 @@ def _parts_of(ds):
     codes = lambda item, key: frozenset(map(code, _items(item, key)))
     return [Part(int(item.SegmentNumber), str(item.get('SegmentLabel') or item.get('SegmentDescription') or ''),
                  codes(item, 'SegmentedPropertyTypeCodeSequence'), codes(item, 'AnatomicRegionSequence'))
-            for item in _items(ds, 'SegmentSequence')]
+            for item in _items(ds, 'SegmentSequence') if int(item.SegmentNumber)] # 0 is the ground of a label map
 
 def _numbered_frames(path, ds):
     "The header of each frame with its segment's number, 0 for a label map; raises `BadInput` where they are missing"
@@ -257,8 +257,17 @@ def _masks_of(path, ds, planes, wanted):
 
 def _frame_pixels(path, ds, index):
     "One frame (row, column)"
-    try: return _pydicom(path).pixels.pixel_array(ds, index=index)
+    try:
+        if ds.BitsAllocated == 1 and not ds.file_meta.TransferSyntaxUID.is_compressed: return _bits(ds, index)
+        return _pydicom(path).pixels.pixel_array(ds, index=index)
     except Exception as e: raise BadInput(_no_pixels(path, ds, e))
+
+def _bits(ds, index):
+    "One frame of bits, which may begin within a byte; pydicom's decoder of single frames wants whole bytes"
+    size = ds.Rows*ds.Columns
+    first, skip = divmod(index*size, 8)
+    packed = np.frombuffer(ds.PixelData, np.uint8, (skip + size + 7)//8, first)
+    return np.unpackbits(packed, bitorder='little')[skip:skip + size].reshape(ds.Rows, ds.Columns)
 
 def _points(frame, shared, inside, planes, path):
     "Where the pixels of a frame are, mm in RAS+; raises `BadInput` if they are not as far apart as those of the planes"
@@ -349,7 +358,7 @@ def read_rtstruct(
     "The liver of an RTSTRUCT on the grid of its series; raises `BadInput`"
     ds = _dcmread(path)
     with _reading(path):
-        if (refs := _references(ds)) is None or refs.kind != 'RTSTRUCT': raise BadInput(f'{path}: is no RTSTRUCT')
+        if (refs := _references(ds)) is None or refs.kind != 'RTSTRUCT': raise BadInput(f'{path}: is no RTSTRUCT; give one')
         _check_belongs(path, refs, planes)
         livers, tumours, said = liver_parts(path, _regions_of(ds), segment)
         masks = {p: _filled(path, ds, planes, p) for p in (*livers, *tumours)}
