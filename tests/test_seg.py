@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from liverseg.dicom import read_series
+from liverseg.outlines import dicom_mask, rasterised
 from liverseg.phantom import make_subject, write_series
-from liverseg.seg import planes_of, seg_dataset, write_seg
-from liverseg.segments import Part, dicom_mask, liver_parts, rasterised, read_seg, references_of
+from liverseg.seg import planes_of, planes_on, seg_dataset, write_seg
+from liverseg.segments import Part, liver_parts, planes_in, read_seg, references_of
 from liverseg.work import BadInput
 from test_dicom import change, enhanced
 
@@ -43,10 +44,12 @@ def scan(folder, affine=SUBJECT.affine, codes='LPS', **tags):
 
 
 def with_liver(folder, affine=SUBJECT.affine):
-    "The liver of each voxel of a series, found by its millimetres"
+    "The liver of each voxel of a series, found by its millimetres; none in the outermost slices"
     series = read_series(folder)
     cells = np.rint(nib.affines.apply_affine(np.linalg.inv(affine) @ series.affine, np.moveaxis(np.indices(series.data.shape), 0, -1))).astype(int)
-    return series, SUBJECT.labels[tuple(np.moveaxis(cells, -1, 0))] > 0
+    liver = SUBJECT.labels[tuple(np.moveaxis(cells, -1, 0))] > 0
+    liver[:, :, [0, -1]] = False
+    return series, liver
 
 
 def bad(call, *words):
@@ -313,6 +316,34 @@ def test_what_a_mask_belongs_to(made):
     assert refs.kind == 'SEG' and refs.study == planes.uid('StudyInstance') and refs.series == {planes.uid('SeriesInstance'): {*planes.instances}}
     assert refs.instances == {*planes.instances} and refs.frames == {planes.uid('FrameOfReference')}
     assert references_of(series.files[0]) is None and references_of(folder) is None and references_of(folder / 'nothing') is None
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_a_mask_without_its_series(grid, tmp_path):
+    "On its own frames, on a NIfTI grid, and on the rest of the grid where frames were left out"
+    series, liver = scan(tmp_path / 'ct', *GRIDS[grid])
+    write_seg(tmp_path / 'liver.dcm', series, liver)
+    own, plain = planes_in(tmp_path / 'liver.dcm'), planes_on(series.affine, series.data.shape, 'scan.nii.gz')
+    for planes in (own, plain, planes_of(series)):
+        np.testing.assert_allclose(planes.affine, series.affine, atol=1e-4)
+        np.testing.assert_array_equal(read_seg(tmp_path / 'liver.dcm', planes)[0], liver)
+    theirs(tmp_path / 'few.dcm', series, liver.T, [described(1, 'Liver')])
+    few = planes_in(tmp_path / 'few.dcm')
+    assert len(few.at) < len(plain.at) and read_seg(tmp_path / 'few.dcm', few)[0].sum() == liver.sum()
+    turned = planes_on(*as_ras(series), 'ras.nii.gz')
+    np.testing.assert_array_equal(read_seg(tmp_path / 'few.dcm', turned)[0], np.asarray(nib.as_closest_canonical(nib.Nifti1Image(liver.view(np.uint8), series.affine)).dataobj))
+
+
+def as_ras(series):
+    "Affine and shape of a series in RAS order, which may have slices for columns"
+    img = nib.as_closest_canonical(nib.Nifti1Image(series.data, series.affine))
+    return img.affine, img.shape
+
+
+def test_a_skewed_grid_takes_no_dicom_mask():
+    skew = np.eye(4)
+    skew[0, 1] = .2
+    bad(lambda: planes_on(skew, (4, 4, 4), 'a.nii.gz'), 'not at right angles')
 
 
 def edit(made, tmp_path, func):
