@@ -410,11 +410,11 @@ def value(key, v): return lambda ds: setattr(ds, key, v)
 
 HOSTILE = {'no frames described': gone('PerFrameFunctionalGroupsSequence'), 'fewer described': lambda ds: frames(ds).pop(), 'no segments': gone('SegmentSequence'),
            'more frames': value('NumberOfFrames', 10**9), 'a billion rows': value('Rows', 65535), 'fewer pixels': lambda ds: setattr(ds, 'PixelData', ds.PixelData[:100]),
-           'no position': gone('PerFrameFunctionalGroupsSequence', 'PlanePositionSequence'), 'no direction': gone('SharedFunctionalGroupsSequence', 'PlaneOrientationSequence'),
+           'no position': lambda ds: delattr(frames(ds)[5], 'PlanePositionSequence'), 'no direction': gone('SharedFunctionalGroupsSequence', 'PlaneOrientationSequence'),
            'no spacing': gone('SharedFunctionalGroupsSequence', 'PixelMeasuresSequence'), 'no shared groups': gone('SharedFunctionalGroupsSequence'),
            'no type': gone('SegmentationType'), 'no pixels': gone('PixelData'), 'far away': shift(2, 1e30), 'no segment number': gone('SharedFunctionalGroupsSequence', 'SegmentIdentificationSequence'),
-           'eight bits': value('BitsAllocated', 8), 'empty position': lambda ds: setattr(frames(ds)[2].PlanePositionSequence[0], 'ImagePositionPatient', None),
-           'short position': lambda ds: setattr(frames(ds)[2].PlanePositionSequence[0], 'ImagePositionPatient', [1, 2]),
+           'eight bits': value('BitsAllocated', 8), 'empty position': lambda ds: setattr(frames(ds)[5].PlanePositionSequence[0], 'ImagePositionPatient', None),
+           'short position': lambda ds: setattr(frames(ds)[5].PlanePositionSequence[0], 'ImagePositionPatient', [1, 2]),
            'zero spacing': lambda ds: setattr(ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0], 'PixelSpacing', [0, 0]),
            'no directions': lambda ds: setattr(ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0], 'ImageOrientationPatient', [0]*6),
            'a word for a sequence': lambda ds: ds.add_new('SegmentSequence', 'LO', 'liver')}
