@@ -11,7 +11,7 @@ import numpy as np
 from .dicom import _dcmread, _LPS
 from .seg import Planes, planes_of
 from .segments import (_cells, _check_apart, _check_belongs, _check_every_slice, _items, _NEAR, _reading,
-                               _references, liver_parts, Part, read_seg, references_of)
+                               _references_as, liver_parts, Part, read_seg, references_of)
 from .work import BadInput
 
 # %% ../nbs/69_outlines.ipynb #fc5e930e
@@ -31,6 +31,7 @@ def rasterised(
         for cells in _cells_on(a): on_line[tuple(cells[:, ((cells >= 0).T & (cells.T < shape)).all(1)])] = True
     return on_line | (np.cumsum(turned, axis=0)[:-1] % 2 > 0)
 
+# %% ../nbs/69_outlines.ipynb #14ec60a6
 def _crossings(a, axis=1, wide=0.):
     "Where the edges of an outline cross whole numbers of an axis: the number, and the other coordinate"
     b = np.roll(a, -1, axis=0)
@@ -51,7 +52,7 @@ def _cells_on(a):
         yield cells if axis == 0 else cells[::-1]
     yield np.rint(a[(np.abs(a - np.rint(a)) <= _ON_LINE).all(1)]).astype(int).T
 
-# %% ../nbs/69_outlines.ipynb #0e5eda9e
+# %% ../nbs/69_outlines.ipynb #af7b68d9
 def read_rtstruct(
     path, # a DICOM RTSTRUCT
     planes: Planes, # of its series
@@ -60,9 +61,7 @@ def read_rtstruct(
     "The liver of an RTSTRUCT on the grid of its series; raises `BadInput`"
     ds = _dcmread(path)
     with _reading(path):
-        if (refs := _references(ds)) is None or refs.kind != 'RTSTRUCT':
-            raise BadInput(f'{path}: is no RTSTRUCT; give one')
-        _check_belongs(path, refs, planes)
+        _check_belongs(path, _references_as(path, ds, 'RTSTRUCT'), planes)
         livers, tumours, said = liver_parts(path, _regions_of(ds), segment)
         masks = {p: _filled(path, ds, planes, p) for p in (*livers, *tumours)}
     _check_apart(path, {p: masks[p] for p in livers})
@@ -70,6 +69,7 @@ def read_rtstruct(
     _check_every_slice(path, mask, planes)
     return mask.view(np.uint8), [('segment', said)] if said else []
 
+# %% ../nbs/69_outlines.ipynb #76f72a34
 def _regions_of(ds):
     "The regions that an RTSTRUCT describes"
     codes = {}
@@ -80,7 +80,7 @@ def _regions_of(ds):
     return [Part(int(item.ROINumber), str(item.get('ROIName') or ''), frozenset(codes.get(int(item.ROINumber), ())))
             for item in _items(ds, 'StructureSetROISequence')]
 
-# %% ../nbs/69_outlines.ipynb #02412af7
+# %% ../nbs/69_outlines.ipynb #13031370
 def _filled(path, ds, planes, part):
     "The mask (column, row, slice) within a region's outlines"
     out, by_slice = np.zeros((*planes.shape, len(planes.at)), bool), {}
@@ -92,13 +92,14 @@ def _filled(path, ds, planes, part):
     for k, outlines in by_slice.items(): out[:, :, k] = rasterised(outlines, planes.shape)
     return out
 
+# %% ../nbs/69_outlines.ipynb #628b8742
 def _outline(path, contour, planes, part):
     "A contour's slice and its points (n, 2) there; raises `BadInput` if it lies on no slice"
     kind = contour.get('ContourGeometricType')
     if kind not in ('CLOSED_PLANAR', 'CLOSEDPLANAR_XOR'):
         raise BadInput(f'{path}: draws {part} as {kind}, which encloses nothing; export it as closed outlines')
     points = np.array(contour.ContourData, float).reshape(-1, 3) * np.diag(_LPS)[:3]
-    if not np.isfinite(points).all(): raise ValueError('an outline lies nowhere')
+    if not np.isfinite(points).all(): raise ValueError('a position is not finite')
     ij, k, height = _cells(planes, points)
     if np.ptp(k) or np.abs(height).max() > _NEAR*planes.gap:
         raise BadInput(f'{path}: an outline of {part} lies up to {np.abs(height).max():.3g} mm beside the slices of '
@@ -108,7 +109,7 @@ def _outline(path, contour, planes, part):
                        'of this scan')
     return int(k[0]), ij
 
-# %% ../nbs/69_outlines.ipynb #14ee212f
+# %% ../nbs/69_outlines.ipynb #1d8100bc
 def dicom_mask(
     path, # a DICOM SEG or RTSTRUCT
     series, # its scan: a Series, Planes, or a folder as for liverseg.dicom.read_series

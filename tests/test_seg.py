@@ -220,9 +220,9 @@ def test_one_name_for_all_slices_is_refused(tmp_path):
 def test_nothing_else_is_replaced_and_nothing_is_half_written(made, tmp_path, monkeypatch):
     folder, series, liver, planes = made
     slice_ = Path(shutil.copy(series.files[0], tmp_path / 'slice.dcm'))
-    for path, words in ((slice_, 'no DICOM SEG of liverseg'), (tmp_path, 'is a folder')): bad(lambda: write_seg(path, series, liver), str(path), words)
+    for path, words in ((slice_, 'is not a DICOM SEG of liverseg'), (tmp_path, 'is a folder')): bad(lambda: write_seg(path, series, liver), str(path), words)
     theirs(tmp_path / 'theirs.dcm', series, liver.T, [described(1, 'Liver')])
-    bad(lambda: write_seg(tmp_path / 'theirs.dcm', series, liver), 'no DICOM SEG of liverseg')
+    bad(lambda: write_seg(tmp_path / 'theirs.dcm', series, liver), 'is not a DICOM SEG of liverseg')
     assert slice_.read_bytes() == series.files[0].read_bytes()
     write_seg(tmp_path / 'liver.dcm', series, liver, 'a1b2', WHEN)
     monkeypatch.setattr('os.replace', lambda *a: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
