@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .archive import files_below
-from .dicom import _damaged, _dcmread, _LPS, _no_pixels, _pydicom, _quietly, is_dicom_file
+from .archive import files_below, is_file
+from .dicom import _damaged, _dcmread, _LPS, _no_pixels, _pydicom, _quietly
 from .seg import Planes
 from .work import BadInput
 
@@ -60,10 +60,10 @@ _KINDS = {'1.2.840.10008.5.1.4.1.1.66.4': 'SEG', '1.2.840.10008.5.1.4.1.1.66.7':
           '1.2.840.10008.5.1.4.1.1.481.3': 'RTSTRUCT'}
 
 def references_of(
-    path, # a file
+    path, # a file, which may be in a zip archive
 ) -> References: # None if it is neither SEG nor RTSTRUCT
     "What a mask in DICOM refers to; raises `BadInput` for a damaged file"
-    ds = _dcmread(path) if is_dicom_file(path) else None
+    ds = _dcmread(path) if is_file(path) else None
     if ds is None: return None
     with _reading(path): return _references(ds)
 

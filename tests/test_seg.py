@@ -310,6 +310,13 @@ def test_a_mask_of_another_scan(made, tmp_path):
     np.testing.assert_array_equal(dicom_mask(seg, tmp_path / 'same')[0], liver) # what lies where is of no matter
 
 
+def test_scan_and_mask_in_an_archive(made, tmp_path):
+    folder, series, liver, planes = made
+    shutil.make_archive(tmp_path / 'all', 'zip', folder)
+    assert references_of(tmp_path / 'all.zip/liver.dcm').kind == 'SEG' and references_of(tmp_path / 'all.zip/ct') is None
+    np.testing.assert_array_equal(dicom_mask(tmp_path / 'all.zip/liver.dcm', tmp_path / 'all.zip/ct')[0], liver)
+
+
 def test_what_a_mask_belongs_to(made):
     folder, series, liver, planes = made
     refs = references_of(folder / 'liver.dcm')
