@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from liverseg.dicom import read_series
-from liverseg.outlines import dicom_mask, rasterised
+from liverseg.outlines import dicom_mask, dicom_mask_volume, rasterised
 from liverseg.phantom import make_subject, write_series
 from liverseg.seg import planes_of, planes_on, seg_dataset, write_seg
 from liverseg.segments import Part, liver_parts, planes_in, read_seg, references_of
@@ -554,3 +554,23 @@ def test_what_is_no_mask(made, tmp_path):
     (tmp_path / 'x.dcm').write_text('nothing')
     bad(lambda: dicom_mask(tmp_path / 'x.dcm', planes), 'neither')
     with pytest.raises(ValueError): seg_dataset(series, liver[1:])
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_a_mask_as_a_volume(grid, tmp_path):
+    "On a DICOM scan, on the same scan as NIfTI, and alone"
+    from liverseg.cases import read_volume
+    series, liver = scan(tmp_path / 'ct', *GRIDS[grid])
+    write_seg(tmp_path / 'liver.dcm', series, liver)
+    vol = read_volume(tmp_path / 'ct')
+    wanted = np.asarray(nib.as_closest_canonical(nib.Nifti1Image(liver.view(np.uint8), series.affine)).dataobj)
+    for other in (series, vol, None):
+        found = dicom_mask_volume(tmp_path / 'liver.dcm', other)
+        np.testing.assert_array_equal(found.data, wanted)
+        np.testing.assert_allclose(found.affine, vol.affine, atol=1e-4)
+
+
+def test_outlines_need_their_scan(made, tmp_path):
+    path = rtstruct(tmp_path / 'rt.dcm', made[3], {'Liver': [(4, box(2, 9))]})
+    bad(lambda: dicom_mask_volume(path), 'give the scan as well')
+    assert dicom_mask_volume(path, made[1]).data.sum() == 64
