@@ -165,7 +165,7 @@ def test_series_that_are_no_plain_stack(kind, tmp_path):
     write_seg(tmp_path / 'liver.dcm', series, liver, when=WHEN)
     np.testing.assert_array_equal(dicom_mask(tmp_path / 'liver.dcm', series)[0], liver)
     ds, planes = pydicom.dcmread(tmp_path / 'liver.dcm'), planes_of(series)
-    assert ds.NumberOfFrames == len(series.files)
+    assert ds.NumberOfFrames == len(series.files) and np.isclose(planes.gap, 9)
     for frame in ds.PerFrameFunctionalGroupsSequence:
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]
         at = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) * [-1, -1, 1]
@@ -315,6 +315,13 @@ def test_scan_and_mask_in_an_archive(made, tmp_path):
     shutil.make_archive(tmp_path / 'all', 'zip', folder)
     assert references_of(tmp_path / 'all.zip/liver.dcm').kind == 'SEG' and references_of(tmp_path / 'all.zip/ct') is None
     np.testing.assert_array_equal(dicom_mask(tmp_path / 'all.zip/liver.dcm', tmp_path / 'all.zip/ct')[0], liver)
+
+
+def test_a_number_that_is_too_long_is_kept(tmp_path):
+    "A PACS files the mask by it"
+    series, liver = scan(tmp_path / 'ct', PatientID='7'*70)
+    write_seg(tmp_path / 'liver.dcm', series, liver)
+    assert pydicom.dcmread(tmp_path / 'liver.dcm').PatientID == '7'*70
 
 
 def test_what_a_mask_belongs_to(made):
@@ -574,3 +581,21 @@ def test_outlines_need_their_scan(made, tmp_path):
     path = rtstruct(tmp_path / 'rt.dcm', made[3], {'Liver': [(4, box(2, 9))]})
     bad(lambda: dicom_mask_volume(path), 'give the scan as well')
     assert dicom_mask_volume(path, made[1]).data.sum() == 64
+
+
+@pytest.mark.parametrize('kind', ['SEG', 'RTSTRUCT'])
+def test_a_case_is_the_same_whatever_its_mask_is_kept_in(kind, made, tmp_path):
+    "What training reads, beside the mask in NIfTI; and what two readers' masks are compared by"
+    from liverseg.cases import Case, read_case, read_mask
+    folder, series, liver, planes = made
+    nib.save(nib.Nifti1Image(liver.astype(np.uint8), series.affine), tmp_path / 'liver.nii.gz')
+    nib.save(nib.Nifti1Image(series.data, series.affine), tmp_path / 'ct.nii.gz')
+    mask = folder / 'liver.dcm' if kind == 'SEG' else rtstruct(tmp_path / 'rt.dcm', planes, {'Liver': runs(liver)})
+    vol, wanted = read_case(Case('a', 'train', folder / 'ct', tmp_path / 'liver.nii.gz'))
+    for image in (folder / 'ct', tmp_path / 'ct.nii.gz'):
+        scan_, found = read_case(Case('a', 'train', image, mask))
+        np.testing.assert_array_equal(scan_.data, vol.data)
+        np.testing.assert_array_equal(found, wanted)
+        assert found.dtype == np.uint8 and found.any()
+    if kind == 'RTSTRUCT': return bad(lambda: read_mask(mask), 'give the scan as well')
+    np.testing.assert_array_equal(read_mask(mask).data, wanted)
