@@ -370,6 +370,31 @@ def edit(made, tmp_path, func):
 def frames(ds): return ds.PerFrameFunctionalGroupsSequence
 
 
+def test_a_mask_that_names_pictures_and_no_series(made, tmp_path):
+    folder, series, liver, planes = made
+    path = edit(made, tmp_path, lambda ds: delattr(ds, 'ReferencedSeriesSequence'))
+    np.testing.assert_array_equal(dicom_mask(path, planes)[0], liver)
+    scan(tmp_path / 'other', SeriesInstanceUID='1.2.3', SOPInstanceUID=lambda k: f'1.2.{k}')
+    bad(lambda: dicom_mask(path, tmp_path / 'other'), 'pictures of another series')
+    write_series(SUBJECT.hu, SUBJECT.affine, tmp_path / 'lost')[3].unlink()
+    bad(lambda: dicom_mask(path, tmp_path / 'lost'), 'lacks (1, such as 1.2')
+
+
+def test_a_mask_made_on_copies_of_the_slices(made, tmp_path):
+    "The reader drops one of each pair; the mask may refer to either"
+    folder, series, liver, planes = made
+    files = write_series(SUBJECT.hu, SUBJECT.affine, tmp_path / 'ct')
+    for k, f in enumerate(files): change(shutil.copy(f, f.with_name(f'{f.name}_b')), lambda ds: setattr(ds, 'SOPInstanceUID', f'1.2.{k}'))
+    both = read_series(tmp_path / 'ct')
+    assert len(both.files) == 13 and both.notes[0][0] == 'duplicate slices'
+    rename = {uid: f'1.2.{k}' for uid, k in zip(planes.instances, range(13))}
+    def of_copies(ds):
+        def swap(ds, e):
+            if e.keyword == 'ReferencedSOPInstanceUID': e.value = rename.get(e.value, e.value)
+        ds.walk(swap)
+    for path in (folder / 'liver.dcm', edit(made, tmp_path, of_copies)): np.testing.assert_array_equal(dicom_mask(path, both)[0], liver)
+
+
 def test_frames_may_be_stored_the_other_way_round(made, tmp_path):
     "Rows and columns reversed, and with rows for columns, as some writers do; the position tells"
     folder, series, liver, planes = made
