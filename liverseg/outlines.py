@@ -104,7 +104,10 @@ def _outline(path, contour, planes, part):
     points = np.array(contour.ContourData, float).reshape(-1, 3) * np.diag(_LPS)[:3]
     if not np.isfinite(points).all(): raise ValueError('a position is not finite')
     ij, k, height = _cells(planes, points)
-    if np.ptp(k) or np.abs(height).max() > _NEAR*planes.gap:
+    if np.ptp(k):
+        raise BadInput(f'{path}: an outline of {part} runs through {np.ptp(k) + 1} slices of {planes.place}; give '
+                       'outlines that lie in its slices')
+    if np.abs(height).max() > _NEAR*planes.gap:
         raise BadInput(f'{path}: an outline of {part} lies up to {np.abs(height).max():.3g} mm beside the slices of '
                        f'{planes.place}; give the outlines of this scan')
     if (ij < -1).any() or (ij > planes.shape).any():
