@@ -19,17 +19,20 @@ from .archive import ls, natural_key, read_bytes
 from .dicom import _placed, read_series, Series, series_image
 from .dicom_files import _LPS, _pictures_in, _stored_pixels, is_dicom, is_dicom_file
 from .nifti import as_volume, read_nifti
+from .outlines import dicom_mask_volume
+from .segments import references_of
 from .volume import AIR, Volume, check_same_grid, in_memory_order
 from .work import BadInput, Note, _first_line
 
 # %% ../nbs/15_cases.ipynb #3d64be41
 def read_volume(
-    path, # a NIfTI file, a folder with a DICOM series, or a DICOM file
+    path, # a NIfTI file, a folder with a DICOM series, or a DICOM file, which may be a SEG
     fill=AIR, # replaces NaN outside the field of view; 0 for a mask
 ) -> Volume: # RAS, finite
     "Read a scan or a mask into canonical orientation; raises `BadInput`"
     path = Path(path)
     if not (is_dicom(path) or is_dicom_file(path)): return read_nifti(path, fill)
+    if references_of(path): return dicom_mask_volume(path)
     img, notes = series_image(path)
     return as_volume(img, path, fill, [Note(*n) for n in notes])
 
@@ -224,7 +227,8 @@ def _from_series(series, path):
 
 def _labels_on(path, vol, series):
     "The labels of a file, or of a folder with one picture per slice, on the scan's grid"
-    if not is_dicom(path): labels = read_volume(path, fill=0)
+    if references_of(path): labels = dicom_mask_volume(path, series or vol)
+    elif not is_dicom(path): labels = read_volume(path, fill=0)
     elif series is None:
         raise BadInput(f'{path}: is a folder, which can only be the mask of a DICOM series; give the mask of '
                        f'{vol.path} as NIfTI')

