@@ -20,7 +20,7 @@ from .cases import read_volume, spacing_known, with_spacing
 from .post import STEPS, DEFAULT_STEPS, clean, pieces
 from .look import plane_picture
 from .models import open_model
-from .results import check_mask_place, made_from, write_result
+from .results import check_mask_place, is_seg_name, made_from, save_as_seg, write_result
 from .trust import OwnDice, expected_dice
 from .tta import VIEWS, slice_maps, slice_probs, tta_remark
 from .volume import Volume, from_slices, to_slices, volume_ml
@@ -42,9 +42,10 @@ class Segmentation:
         "Volume of the mask, mL; means nothing where the spacing is unknown, see `result`"
         return volume_ml(self.mask, self.scan.affine)
 
-    def save(self, path):
-        "Write the mask on the scan's own grid, as .nii or .nii.gz"
-        write_mask(self.mask, self.scan, path)
+    def save(self, path, when=None):
+        "Write the mask on the scan's own grid, as .nii, .nii.gz or, for DICOM, as SEG (.dcm), dated `when`"
+        if is_seg_name(path): save_as_seg(self.mask, self, path, when)
+        else: write_mask(self.mask, self.scan, path)
 
 # %% ../nbs/06_predict.ipynb #e5924954
 @dataclass
@@ -228,11 +229,12 @@ def _plane(self: Segmentation, axis, name, step, height):
 # %% ../nbs/06_predict.ipynb #017d9ed2
 def predict(
     scan, # a NIfTI file, or a folder with a DICOM series
-    out, # the mask to write, .nii or .nii.gz
+    out, # the mask to write: .nii.gz or .nii, or .dcm for a DICOM SEG of a DICOM series
     model='liver', # folder that liverseg train wrote, another that liverseg.models.open_model takes, or a Segmenter
     tta: str = 'none', # a name in liverseg.tta.VIEWS
     device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there
     spacing: tuple = None, # (dx, dy, dz) in mm, if the scan does not say
+    when=None, # datetime that a DICOM SEG gives as its own; now if not given
     say=print, # called with each message
     **how, # bs, post, maps and thorough of Segmenter.segment
 ) -> Segmentation:
@@ -244,5 +246,5 @@ def predict(
     found = segmenter.segment(vol, tta, **how)
     told = found.result() | dict(made_from=made_from(scan, segmenter, dict(how, tta=tta, spacing=spacing)))
     for note in told['warnings']: say(f'warning: {printable(str(scan))}: {note}')
-    write_result(found, out, told)
+    write_result(found, out, told, when)
     return found

@@ -16,6 +16,7 @@ from liverseg.phantom import make_subject, write_series
 from liverseg.seg import planes_of, planes_on, seg_dataset, write_seg
 from liverseg.segments import Part, liver_parts, planes_in, read_seg, references_of
 from liverseg.work import BadInput
+from conftest import run
 from test_dicom import change, enhanced
 
 pydicom = pytest.importorskip('pydicom')
@@ -624,3 +625,44 @@ def test_a_case_is_the_same_whatever_its_mask_is_kept_in(kind, made, tmp_path):
         assert found.dtype == np.uint8 and found.any()
     if kind == 'RTSTRUCT': return bad(lambda: read_mask(mask), 'give the scan as well')
     np.testing.assert_array_equal(read_mask(mask).data, wanted)
+
+
+@pytest.fixture(scope='module')
+def night(tmp_path_factory):
+    "A series of a patient large enough for the network that ships to find the liver, stored from the feet, prone"
+    folder = tmp_path_factory.mktemp('night')
+    subject = make_subject(seed=5, shape=(128, 128, 24), spacing=(3., 3., 9.))
+    write_series(subject.hu, subject.affine, folder / 'series', codes='RAS')
+    nib.save(nib.Nifti1Image(subject.hu, subject.affine), folder / 'ct.nii.gz')
+    return folder
+
+
+def test_predict_writes_a_seg(night, tmp_path):
+    "The same mask as in NIfTI, on the frames of the series, and the same bytes for the same date"
+    args, date = ('--device', 'cpu', '--maps'), ('--date', '2026-11-29T12:30:00')
+    run('predict', night / 'series', tmp_path / 'mask.nii.gz', *args, ok=0)
+    run('predict', night / 'series', tmp_path / 'mask.dcm', *args, *date, ok=0)
+    series = read_series(night / 'series')
+    liver, _ = dicom_mask(tmp_path / 'mask.dcm', series)
+    theirs = np.asarray(nib.load(tmp_path / 'mask.nii.gz').dataobj)
+    assert liver.any() and (liver == theirs).all()
+    prob = hd.seg.segread(tmp_path / 'mask_prob.dcm')
+    assert prob.segmentation_type.value == 'FRACTIONAL' and prob.ContentDate == '20261129'
+    once = [(tmp_path / name).read_bytes() for name in ('mask.dcm', 'mask_prob.dcm')]
+    run('predict', night / 'series', tmp_path / 'mask.dcm', *args, *date, ok=0)
+    assert once == [(tmp_path / name).read_bytes() for name in ('mask.dcm', 'mask_prob.dcm')]
+    assert {p.name for p in tmp_path.glob('mask*')} == {'mask.dcm', 'mask.json', 'mask.png', 'mask.nii.gz', 'mask_prob.dcm', 'mask_prob.nii.gz'}
+    for name in ('mask.dcm', 'mask_prob.dcm'): # nothing foreign is replaced: a slice of the series has the same ending
+        other = tmp_path / f'other_{name}'
+        shutil.copy(series.files[0], other)
+        raw = other.read_bytes()
+        done = run('predict', night / 'series', tmp_path / 'other_mask.dcm', *args, ok=1)
+        assert done.stderr.count('\n') == 1 and 'was not written by liverseg' in done.stderr and other.read_bytes() == raw
+        other.unlink()
+
+
+def test_a_seg_of_a_nifti_scan(night, tmp_path):
+    done = run('predict', night / 'ct.nii.gz', tmp_path / 'mask.dcm', '--device', 'cpu', ok=1)
+    assert done.stderr.count('\n') == 1 and 'let its name end in .nii.gz' in done.stderr and not list(tmp_path.iterdir())
+    done = run('predict', night / 'series', tmp_path / 'mask.dcm', '--date', 'yesterday', ok=2)
+    assert not list(tmp_path.iterdir())
