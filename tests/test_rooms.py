@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # from the ground up: a module may import those before it
 ORDER = ('work recipe liver volume nifti archive dicom cases phantom layouts check download pixels show look manifest convert metrics post '
-         'tables tta models network losses save temperature data checkpoint train report trust evaluate compare predict cli').split()
+         'tables tta models network losses save temperature data checkpoint train report trust evaluate compare predict wording demo cli').split()
 # imports inside functions, each with its reason; the command line imports what it calls, so that its help needs none of it
 LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch', ('network', 'torchvision'): 'our own encoder does without it',
         ('network', 'fastai.vision.models.unet'): 'our own decoder does without it', ('checkpoint', 'fastai.distributed'): 'of the extra multi'}
@@ -74,7 +74,7 @@ def test_lines_of_code_end_at_120_characters(book):
             assert len(line) <= 120 or line.startswith('#| fig-'), line
 
 
-LARGER = {'phantom': 'one drawing', 'dicom': 'one series, from its tags to its grid', 'predict': 'one scan and a folder of them', 'cli': 'every command'}
+LARGER = {'phantom': 'one drawing', 'dicom': 'one series, from its tags to its grid', 'predict': 'one scan and a folder of them'}
 
 
 def test_a_module_is_a_room_and_no_hall():
