@@ -7,65 +7,18 @@ __all__ = ['DEMO_PATHS', 'DEMO_MARK', 'main', 'download', 'check', 'convert', 'i
            'export', 'demo']
 
 # %% ../nbs/93_cli.ipynb #428590a1
-import json, math, os, sys, traceback
+import json, os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import click
 
 from . import __version__
 from .recipe import LIMITS, NAMES, Recipe, recipe_help
+from .terminal import CommandGroup, Numbers, echo
 from .wording import comparison_line, conversion_lines, dice_lines, grouped, mask_lines
 
-# %% ../nbs/93_cli.ipynb #35e3d20e
-def _echo(text, err=False):
-    "Say something on the terminal, where the name of a file must not do what terminals do at its word"
-    from liverseg.work import printable
-    click.echo('\n'.join(map(printable, str(text).split('\n'))), err=err)
-
-class _Command(click.Command):
-    "Refuses a place without a name, as a script's unset variable gives one; it would be the current folder"
-    def parse_args(self, ctx, args):
-        rest = super().parse_args(ctx, args)
-        for p in self.params:
-            value = ctx.params.get(p.name)
-            if p.metavar != 'NAMES' and '' in (value if isinstance(value, tuple) else (value,)):
-                raise click.UsageError(f'{p.get_error_hint(ctx)} is empty; give a name', ctx)
-        return rest
-
-# %% ../nbs/93_cli.ipynb #9a936cf4
-class _Group(click.Group):
-    "Lists subcommands in the order of the work and turns `BadInput` into sentences and exit status 1"
-    command_class = _Command
-    def list_commands(self, ctx): return list(self.commands)
-    def main(self, *args, **kwargs):
-        for stream in (sys.stdout, sys.stderr): # a terminal that knows no … or no ×
-            if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
-        return super().main(*args, **kwargs)
-    def invoke(self, ctx):
-        from liverseg.work import BadInput
-        try: return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError): raise # click's own business
-        except BadInput as e: status, said = 1, str(e)
-        except OSError as e:
-            status, said = 1, f'{e.filename or "the output"}: {e.strerror or e}; check the place and the free space'
-        except Exception as e: status, said = 70, _unforeseen(e)
-        for line in said.split('\n'): _echo(f'liverseg: {line}', err=True)
-        ctx.exit(status)
-
-# %% ../nbs/93_cli.ipynb #250682b8
-def _unforeseen(e):
-    "A sentence for what nobody thought of, the traceback put aside; raised as it is with LIVERSEG_DEBUG=1"
-    if os.environ.get('LIVERSEG_DEBUG') == '1': raise e
-    how = dict(prefix='liverseg-', suffix='.log', delete=False, encoding='utf-8', errors='backslashreplace')
-    with NamedTemporaryFile('w', **how) as log: traceback.print_exception(e, file=log)
-    from liverseg.work import printable
-    what = printable(' '.join(str(e).split())[:200])
-    return (f'stopped by something that nobody foresaw ({type(e).__name__}: {what}); '
-            f'please report it with the command and {log.name}')
-
 # %% ../nbs/93_cli.ipynb #dd676582
-@click.group(cls=_Group, context_settings=dict(help_option_names=['-h', '--help'], show_default=True,
+@click.group(cls=CommandGroup, context_settings=dict(help_option_names=['-h', '--help'], show_default=True,
                                                max_content_width=100))
 @click.version_option(__version__, prog_name='liverseg')
 def main():
@@ -74,52 +27,50 @@ def main():
     The usual order is check, convert, train, evaluate, predict. Research software, not a medical device."""
 
 # %% ../nbs/93_cli.ipynb #2303dc12
-class _Numbers(click.ParamType):
-    "Numbers with commas between them, as many as the pattern has"
-    def __init__(self, pattern, example, good=lambda *v: True):
-        self.name, self.example, self.good = pattern, example, good
-    def convert(self, value, param, ctx):
-        if isinstance(value, tuple): return value
-        try: numbers = tuple(float(v) for v in value.split(','))
-        except ValueError: numbers = ()
-        n = len(self.name.split(',')) if '…' not in self.name else len(numbers)
-        if len(numbers) == n > 0 and all(map(math.isfinite, numbers)) and self.good(*numbers): return numbers
-        self.fail(f"'{value}' is not {self.name.upper()}, as in {self.example}", param, ctx)
-
-_WINDOW = _Numbers('low,high', '-150,250, with LOW below HIGH', lambda low, high: low < high)
-_SPACING = _Numbers('dx,dy,dz', '0.75,0.75,2.5, all above 0', lambda *v: min(v) > 0)
-_LABELS = _Numbers('n,…', '1,2', lambda *v: all(n.is_integer() for n in v))
+_WINDOW = Numbers('low,high', '-150,250, with LOW below HIGH', lambda low, high: low < high)
+_SPACING = Numbers('dx,dy,dz', '0.75,0.75,2.5, all above 0', lambda *v: min(v) > 0)
+_LABELS = Numbers('n,…', '1,2', lambda *v: all(n.is_integer() for n in v))
 
 # %% ../nbs/93_cli.ipynb #fd199563
+class _Views(click.Choice):
+    "The names in `VIEWS`, read when they are needed"
+    def __init__(self): self.case_sensitive = True
+    @property
+    def choices(self):
+        from liverseg.tta import VIEWS
+        return tuple(VIEWS)
+
+# %% ../nbs/93_cli.ipynb #c1563edb
 _DEVICE = click.option('--device', default='auto', metavar='NAME',
-                       help='Where the network runs: cpu, cuda, mps, or auto for the fastest that is there.')
-_TTA = click.option('--tta', type=click.Choice(['none', 'flip', 'flips', 'dihedral', 'shifts', 'scales', 'light']),
-                    default='none',
-                    help='Test-time augmentation, views that are averaged: 1, 2 (left-right flip), 4 (both flips), '
-                         '8 (and quarter turns), 5 (shifts), 3 (scales), 5 (brightness, contrast).')
+                       help='Device of the network: cpu, cuda, mps, or auto for the fastest available.')
+_TTA = click.option('--tta', type=_Views(), default='none',
+                    help='Test-time augmentation: average over the 2 views of flip (left-right), 4 of flips, '
+                         '8 of dihedral (with quarter turns), 5 of shifts, 3 of scales, '
+                         '5 of light (brightness, contrast).')
 _MODEL = click.option('--model', metavar='MODEL', default='liver',
-                      help='A folder that train wrote or a file that export wrote; liver is the network that ships.')
+                      help='Folder that train wrote, or ONNX file that export wrote; liver is the network that ships.')
 _ALSO = click.option('--also', metavar='MODEL', multiple=True,
-                     help='A further model, whose probabilities are averaged with those of --model. '
+                     help='Another model; its probabilities are averaged with those of --model. '
                           'May be given more than once.')
-_AT_ONCE = click.option('--batch-size', type=click.IntRange(1), default=None, show_default='as many as are fast',
+_AT_ONCE = click.option('--batch-size', type=click.IntRange(1), default=None, show_default='chosen for speed',
                         help='Slices that go through the network at once.')
 
 # %% ../nbs/93_cli.ipynb #da14ac00
 _FINDING = (
     click.option('--image-name', default='{subject}_orig',
-                 help='In train/nii and the like: how scans are named, without .nii.gz.'),
-    click.option('--mask-name', default='{subject}_liver', help='And how masks are named.'),
+                 help='In folders such as train/nii: name of a scan, without .nii.gz.'),
+    click.option('--mask-name', default='{subject}_liver', help='In the same folders: name of a mask.'),
     click.option('--valid', metavar='NAMES',
-                 help='Subjects to validate on, with commas between them, whatever SRC says.'),
-    click.option('--test', metavar='NAMES', help='Subjects to test on; names may be patterns, as lits_2[89].'),
+                 help='Subjects for validation, with commas between them, whatever split SRC gives them.'),
+    click.option('--test', metavar='NAMES',
+                 help='Subjects for testing. Here and in --valid and --without, names may be patterns: lits_2[89].'),
     click.option('--without', metavar='NAMES', help='Subjects to leave out.'),
-    click.option('--liver', type=_LABELS, default=None,
-                 help='Labels that are liver; left out: 1 or 255, and 2 for tumours.'),
+    click.option('--liver', type=_LABELS, default=None, show_default='1 or 255, and 2 for tumours',
+                 help='Labels that count as liver.'),
     click.option('--spacing', type=_SPACING, default=None,
-                 help='Voxel size in mm (x, y, z), for files in which it is not set.'),
-    click.option('--workers', type=click.IntRange(1), default=1, help='Processes that work side by side.'),
-    click.option('--strict', is_flag=True, help='Take warnings for errors.'))
+                 help='Voxel size in mm (x, y, z) for files whose header does not give it.'),
+    click.option('--workers', type=click.IntRange(1), default=1, help='Number of processes.'),
+    click.option('--strict', is_flag=True, help='Treat warnings as errors.'))
 
 # %% ../nbs/93_cli.ipynb #de29c04f
 def _add_options(options):
@@ -130,7 +81,7 @@ def _add_options(options):
     return give
 
 def _wanted(image_name, mask_name, valid, test, without, liver, spacing):
-    "Those options as `find_cases` takes them"
+    "These options, in the form that `find_cases` takes"
     names = lambda text: [name.strip() for name in (text or '').split(',') if name.strip()]
     if both := set(names(valid)) & set(names(test)):
         raise click.UsageError(f"'{both.pop()}' is in --valid and in --test")
@@ -142,26 +93,27 @@ def _wanted(image_name, mask_name, valid, test, without, liver, spacing):
 @main.command()
 @click.argument('name')
 @click.argument('dst')
-@click.option('--sha256', metavar='HEX', help='What the archive must hash to.')
-@click.option('--from', 'file', metavar='FILE', help='An archive that is here already, for machines without network.')
+@click.option('--sha256', metavar='HEX', help='Expected SHA-256 of the archive.')
+@click.option('--from', 'file', metavar='FILE', help='Archive that is on this machine already; nothing is downloaded.')
 def download(name, dst, sha256, file):
-    """Fetch the data set NAME (ircad or msd) and unpack it into the folder DST.
+    """Download a public data set.
 
-    Its licence is printed first. The archive is checked before anything is unpacked."""
+    NAME is ircad or msd. Its licence is printed first, and the archive is checked before anything is unpacked into
+    the folder DST."""
     from liverseg.download import download
-    download(name, dst, sha256, file, _echo)
+    download(name, dst, sha256, file, echo)
 
 # %% ../nbs/93_cli.ipynb #ef7050ee
 @main.command()
 @click.argument('src')
 @_add_options(_FINDING)
-@click.option('--json', 'report', metavar='FILE', help='Also write what was found as JSON.')
+@click.option('--json', 'report', metavar='FILE', help='Also write the findings as JSON.')
 def check(src, workers, strict, report, **finding):
-    """Read every voxel of SRC and print a table, a row a subject, without writing anything.
+    """Check scans and masks, and print one row per subject.
 
     SRC is a folder with train/nii and test/nii, or 3D-IRCADb-01, LiTS, MSD Task03, nnU-Net, TotalSegmentator
-    or CHAOS as downloaded.
-    The exit status is 1 if there are errors, 0 if there are warnings only."""
+    or CHAOS as downloaded. Every voxel is read, and nothing is changed.
+    The exit status is 1 if there are errors, 0 if there are only warnings."""
     from liverseg.check import as_json, check, remarks, table
     from liverseg.layouts import find_cases
     from liverseg.work import atomic_write
@@ -169,25 +121,25 @@ def check(src, workers, strict, report, **finding):
     cases = find_cases(src, **_wanted(**finding))
     reports, notes = check(cases, workers), remarks(cases)
     if report: atomic_write(report, (json.dumps(as_json(reports, src, notes), indent=1) + '\n').encode())
-    _echo(table(reports).to_string(index=False))
+    echo(table(reports).to_string(index=False))
     _tell_findings(src, reports, notes, strict)
 
 # %% ../nbs/93_cli.ipynb #074510e4
 def _tell_findings(src, reports, notes, strict):
-    "Say what was found in all subjects; raises `BadInput` for errors, and with `strict` for warnings"
+    "Print what was found in all subjects; raises `BadInput` for errors, and with `strict` for warnings"
     from liverseg.work import BadInput
     errors = [e for r in reports for e in r.errors]
     warnings = [(r.subject, str(n)) for r in reports for n in r.warnings]
     found = f'{len(errors)} error(s), {len(warnings)} warning(s)' if errors or warnings else 'nothing wrong'
-    _echo(f'{len(reports)} subject(s) in {src}: {found}')
-    for note in notes: _echo(f'note: {note}', err=True)
-    for line in grouped('warning', warnings): _echo(line, err=True)
+    echo(f'{len(reports)} subject(s) in {src}: {found}')
+    for note in notes: echo(f'note: {note}', err=True)
+    for line in grouped('warning', warnings): echo(line, err=True)
     if errors: raise BadInput(*errors)
-    if strict and warnings: raise BadInput(f'{src}: has warnings, which --strict takes for errors')
+    if strict and warnings: raise BadInput(f'{src}: has warnings, which --strict treats as errors')
 
 # %% ../nbs/93_cli.ipynb #9538b911
 def _json_place(path):
-    "Raise `BadInput` for a file that is there and that check did not write"
+    "Raise `BadInput` if the file exists and check did not write it"
     from liverseg.work import BadInput
     if path is None or not os.path.lexists(path): return
     try: told = json.loads(Path(path).read_text(encoding='utf-8')) if os.path.isfile(path) else None
@@ -200,20 +152,21 @@ def _json_place(path):
 @click.argument('src')
 @click.argument('dst')
 @click.option('--window', type=_WINDOW, multiple=True, default=[(-150, 250)], show_default='-150,250',
-              help='HU that become black and white; up to three times, for red, green and blue.')
+              help='HU that become black and white. Up to three windows become red, green and blue.')
 @click.option('--bits', type=click.Choice(['8', '16']), default='8',
-              help='Of a pixel; 16 keep HU + 1024, and the window is applied when a slice is loaded.')
+              help='Bits per pixel. With 16, HU + 1024 is stored, and the window is applied when a slice is loaded.')
 @click.option('--on-error', type=click.Choice(['stop', 'skip']), default='stop',
-              help='What to do about bad cases: stop before anything is written, or leave them out.')
+              help='On a bad case: stop before anything is written, or skip it.')
 @click.option('--check/--no-check', default=True, help='Read and check everything first.')
-@click.option('--preview', is_flag=True, help='Write a contact sheet a subject: a dozen slices with the mask outlined.')
+@click.option('--preview', is_flag=True,
+              help='Write a contact sheet per subject: a dozen slices with the mask outlined.')
 @_add_options(_FINDING)
 def convert(src, dst, window, bits, on_error, check, preview, workers, strict, **finding):
-    """Turn the volumes of SRC into PNG slices in the folder DST.
+    """Convert volumes to PNG slices.
 
     SRC is a folder with train/nii and test/nii, or a data set that check knows. Everything is checked before
-    anything is written.
-    DST gets images/, masks/ and a manifest.csv. The exit status is 1 if a case was left out."""
+    anything is written. The folder DST gets the images and masks of each split, and a manifest.csv.
+    The exit status is 1 if a case was left out."""
     from liverseg.convert import convert
     manifest = convert(src, dst, list(window), workers, check, on_error, strict, int(bits), preview,
                        **_wanted(**finding))
@@ -222,20 +175,21 @@ def convert(src, dst, window, bits, on_error, check, preview, workers, strict, *
 
 # %% ../nbs/93_cli.ipynb #2e32be17
 def _tell(manifest, dst):
-    "Say what was converted, and what was not"
+    "Print what was converted and what was left out"
     noticed, made = conversion_lines(manifest, dst)
-    for line in noticed: _echo(line, err=True)
-    _echo(made)
+    for line in noticed: echo(line, err=True)
+    echo(made)
 
 # %% ../nbs/93_cli.ipynb #7f1a5ce0
 @main.command('import-slices')
 @click.argument('src')
 @click.argument('dst')
-@click.option('--window', type=_WINDOW, default='0,255', help="HU that the pixels' 0 and 255 stand for.")
+@click.option('--window', type=_WINDOW, default='0,255', help='HU of the pixel values 0 and 255.')
 def import_slices(src, dst, window):
-    """Bring ready 8-bit PNG slices into the form that convert writes.
+    """Import existing 8-bit PNG slices.
 
-    SRC holds images/, masks/ and a manifest.csv with the columns file, subject, z and split (train, valid, test)."""
+    The result has the form that convert writes. SRC holds images/, masks/ and a manifest.csv with the columns file,
+    subject, z and split (train, valid, test)."""
     from liverseg.convert import import_slices
     _tell(import_slices(src, dst, window), dst)
 
@@ -253,7 +207,7 @@ _PLACES = dict(start='MODEL', weights='FILE')
 
 # %% ../nbs/93_cli.ipynb #d84e0655
 def _recipe_type(name, default):
-    "What click is to take for a parameter"
+    "The values that click accepts for a parameter"
     if name in NAMES: return click.Choice(NAMES[name])
     if name not in LIMITS: return str
     low, high = LIMITS[name]
@@ -267,63 +221,65 @@ def _recipe_type(name, default):
 @_recipe_options
 @_DEVICE
 def train(data, model, **options):
-    """Train a network on DATA, which convert wrote, and save it in the folder MODEL.
+    """Train a network on converted slices.
 
-    MODEL gets model.safetensors, model.json, the training log and pictures of a batch, the loss and the validation.
-    A run that was stopped goes on where it was when the same command is given again. With --from, training starts
-    from a trained network instead of ImageNet's weights."""
+    DATA is a folder that convert wrote. The folder MODEL gets model.safetensors, model.json, the training log, and
+    pictures of a batch, the loss and the validation. If a run was stopped, the same command resumes it. With --from,
+    training starts from a trained network instead of ImageNet weights."""
     from liverseg.train import train
-    meta = train(data, model, say=_echo, **_asked_for(options))
+    meta = train(data, model, say=echo, **_asked_for(options))
     score = meta['metrics'].get('case_dice')
     if not int(os.environ.get('RANK', 0)):
-        _echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
+        echo(f'model in {model}' + (f', Dice of whole validation cases {score:.3f}' if score is not None else ''))
 
 # %% ../nbs/93_cli.ipynb #7cea80d5
 def _asked_for(options):
-    "With --from the options that were typed: a default is no wish that could be in conflict with the network"
+    "With --from, only the options that were typed: a default must not conflict with the network's own choices"
     source = click.get_current_context().get_parameter_source
     if options['start'] is None: return options
     return {k: v for k, v in options.items() if source(k) is not click.core.ParameterSource.DEFAULT}
 
 # %% ../nbs/93_cli.ipynb #88a10517
 _MASKS = (
-    click.option('--pred', metavar='FOLDER', help='Instead of a model: predicted masks, NIfTI, made by any tool.'),
-    click.option('--truth', metavar='FOLDER', help='The true masks for --pred, of the same file names.'),
-    click.option('--liver', type=_LABELS, default=(),
-                 help='With --pred: the labels that are liver, if not 1, 255, or 1 and 2.'),
-    click.option('--pred-liver', type=_LABELS, default=(),
-                 help='With --pred: those of the predictions, if others than those of the truth; '
-                      '5 in the one file that TotalSegmentator writes with --ml.'))
+    click.option('--pred', metavar='FOLDER', help='Instead of a model: folder with predicted NIfTI masks of any tool.'),
+    click.option('--truth', metavar='FOLDER', help='With --pred: folder with the true masks, under the same names.'),
+    click.option('--liver', type=_LABELS, default=(), show_default='1, 255, or 1 and 2',
+                 help='With --pred: labels that count as liver.'),
+    click.option('--pred-liver', type=_LABELS, default=(), show_default='those of --liver',
+                 help='With --pred: liver labels of the predictions, if they differ from those of the truth; '
+                      '5 in the single file that TotalSegmentator writes with --ml.'))
+_MEASURING = (
+    click.option('--against', metavar='OTHER_REPORT',
+                 help='Earlier report on the same cases, to compare with case by case.'),
+    click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2.,
+                 help='Distance in mm within which a border counts as found, for the surface Dice.'),
+    click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test',
+                 help='Split of DATA that is measured.'))
 
 # %% ../nbs/93_cli.ipynb #8cb1e93f
 @main.command()
 @click.argument('places', nargs=-1, metavar='[DATA] REPORT')
 @_MODEL
 @_add_options(_MASKS)
-@click.option('--against', metavar='OTHER_REPORT',
-              help='Also compare with an earlier report on the same cases, case by case.')
-@click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2.,
-              help='How far off a border may be to count for the surface Dice, mm.')
-@click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test',
-              help='Which rows of the manifest are measured.')
-@_add_options((_ALSO, _TTA, _AT_ONCE, _DEVICE))
+@_add_options((*_MEASURING, _ALSO, _TTA, _AT_ONCE, _DEVICE))
 def evaluate(places, model, split, also, tta, batch_size, device, against, tolerance, **masks):
-    """Measure a network on DATA, or the masks --pred against --truth, and write the folder REPORT: report.html,
-    cases.csv, slices.csv, summary.json, cases.png.
+    """Measure a network, or masks from any tool.
 
-    Dice is measured on each slice's stored grid; where truth and prediction are both empty it is undefined and left
-    out. A network is measured on all slices and as it is, as predict --thorough --post none asks it."""
+    A network is measured on DATA, a folder that convert wrote; masks are given by --pred and --truth. The folder
+    REPORT gets report.html, cases.csv, slices.csv, summary.json and cases.png. Dice is measured on the stored grid of
+    each slice; where truth and prediction are both empty, it is undefined and left out. A network is run on every
+    slice, and its masks are not cleaned up, as with predict --thorough --post none."""
     _refuse(places, masks['pred'], masks['truth'])
     if against: _cases_there(against)
     if masks['pred']: summary = _measure_masks(*places, **masks, tolerance=tolerance)
     else: summary = _measure_model(*places, models=[model, *also], split=split, tta=tta, bs=batch_size, device=device,
                                    tolerance=tolerance)
-    for line in dice_lines(summary, places[-1]): _echo(line)
+    for line in dice_lines(summary, places[-1]): echo(line)
     if against: _compare(places[-1], against)
 
 # %% ../nbs/93_cli.ipynb #cbaf931a
 def _refuse(places, pred, truth):
-    "Raise what is wrong with the use of --pred and --truth, and what would be ignored"
+    "Raise `UsageError` if --pred and --truth are not used together, or if an option would be ignored"
     if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
     source = click.get_current_context().get_parameter_source
     idle = ('model', 'also', 'split', 'tta') if pred else ('liver', 'pred_liver') # would be ignored
@@ -336,32 +292,32 @@ def _refuse(places, pred, truth):
 # %% ../nbs/93_cli.ipynb #5b78dc34
 def _measure_model(data, report, models, **kwargs):
     from liverseg.evaluate import evaluate
-    return evaluate(data, report, models, **kwargs, say=_echo)
+    return evaluate(data, report, models, **kwargs, say=echo)
 
 def _measure_masks(report, pred, truth, **kwargs):
     from liverseg.compare import evaluate_masks
-    return evaluate_masks(pred, truth, report, **kwargs, say=_echo)
+    return evaluate_masks(pred, truth, report, **kwargs, say=echo)
 
 def _cases_there(report):
-    "Raise `BadInput` now, rather than after the measuring"
+    "Raise `BadInput` before anything is measured"
     from liverseg.compare import read_cases
     read_cases(report)
 
 def _compare(report, against):
-    "Add the comparison with another report, and say how the Dice differs"
+    "Add the comparison with another report, and print how the Dice differs"
     from liverseg.compare import add_comparison
-    _echo(comparison_line(add_comparison(report, against), against))
+    echo(comparison_line(add_comparison(report, against), against))
 
 # %% ../nbs/93_cli.ipynb #41ecd6a0
 _SEGMENTING = (
-    click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not tell.'),
+    click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not give it.'),
     click.option('--post', type=click.Choice(['none', 'specks', 'largest', 'fill']), multiple=True, default=['specks'],
-                 show_default='specks',
-                 help='Clean up: drop pieces below 5 mL, keep the largest alone, fill holes. '
+                 help='Clean-up: drop pieces below 5 mL (specks), keep only the largest piece, fill holes. '
                       'May be given more than once.'),
-    click.option('--maps', is_flag=True, help='Also write the probability, and with --tta its spread over the views.'),
-    click.option('--thorough', is_flag=True, help='Look at every slice, and at all of it; slower, and rarely better.'),
-    click.option('--overwrite', is_flag=True, help='With a folder: also segment what was segmented before.'))
+    click.option('--maps', is_flag=True,
+                 help='Also write the probability, and with --tta its standard deviation over the views.'),
+    click.option('--thorough', is_flag=True, help='Look at the whole of every slice; slower, and rarely better.'),
+    click.option('--overwrite', is_flag=True, help='With a folder: segment scans again that have a mask already.'))
 
 # %% ../nbs/93_cli.ipynb #4242cd23
 @main.command()
@@ -369,24 +325,25 @@ _SEGMENTING = (
 @click.argument('out')
 @_add_options((*_SEGMENTING, _MODEL, _ALSO, _TTA, _AT_ONCE, _DEVICE))
 def predict(scan, out, model, post, overwrite, also, batch_size, **options):
-    """Find the liver in SCAN, a NIfTI file or a folder with a DICOM series, and write its mask as OUT, on the scan's
-    own grid, and beside it what was found (.json) and a picture (.png). If SCAN is a folder of NIfTI files, or of
-    folders with DICOM, OUT is a folder: one mask per scan, results.csv, and triage.html with the worst first.
+    """Segment the liver in one scan, or in a folder of scans.
 
-    No training and no network is needed: a trained network ships with liverseg. Research software, not a medical
-    device."""
+    SCAN is a NIfTI file or a folder with a DICOM series. OUT becomes its mask, on the scan's own grid; the findings
+    (.json) and a picture (.png) are written beside it. If SCAN is a folder of NIfTI files or of folders with DICOM,
+    OUT becomes a folder with one mask per scan, results.csv, and triage.html, which lists the worst masks first.
+
+    No training is needed: a trained network ships with liverseg. Research software, not a medical device."""
     from liverseg.cases import spacing_known
     from liverseg.predict import predict, predict_folder, scans_in
-    how = dict(options, bs=batch_size, post=[p for p in post if p != 'none'], say=lambda s: _echo(s, err=True))
+    how = dict(options, bs=batch_size, post=[p for p in post if p != 'none'], say=lambda s: echo(s, err=True))
     if scans_in(scan, out): return _tell_masks(predict_folder(scan, out, [model, *also], overwrite, **how), out)
     found = predict(scan, out, [model, *also], **how)
-    if spacing_known(found.scan): _echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}')
-    else: _echo(f'liver volume unknown, since the voxel size is; mask in {out}')
+    if spacing_known(found.scan): echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}')
+    else: echo(f'liver volume unknown, since the voxel size is; mask in {out}')
 
 # %% ../nbs/93_cli.ipynb #d49b442e
 def _tell_masks(table, out):
-    "Say what a folder of scans gave; exit status 1 if one failed"
-    for line in mask_lines(table, out): _echo(line)
+    "Print the results of a folder of scans; exit status 1 if one failed"
+    for line in mask_lines(table, out): echo(line)
     if table['error'].notna().any(): raise SystemExit(1)
 
 # %% ../nbs/93_cli.ipynb #02b9e54a
@@ -394,28 +351,28 @@ def _tell_masks(table, out):
 @click.argument('out')
 @_MODEL
 def export(out, model):
-    """Write a trained network as the ONNX file OUT, which predict and evaluate also take as --model.
+    """Export a network as an ONNX file.
 
-    It takes slices (n, 3, h, w), any number of any size, and gives scores of background and liver (n, 2, h, w);
-    window, size and normalisation are in its metadata."""
+    The file OUT can be the --model of predict and evaluate. Its input is slices (n, 3, h, w), any number of any size,
+    its output scores of background and liver (n, 2, h, w). Window, size and normalisation are in its metadata."""
     from liverseg.save import export_onnx
-    _echo(f'ONNX file in {export_onnx(out, model)}')
+    echo(f'ONNX file in {export_onnx(out, model)}')
 
 # %% ../nbs/93_cli.ipynb #0bf77add
 @main.command()
 @click.argument('dir', default='demo')
-@click.option('--seed', type=click.IntRange(0), default=0, help='Of the subjects and the training.')
+@click.option('--seed', type=click.IntRange(0), default=0, help='Random seed of the subjects and the training.')
 @_DEVICE
 def demo(dir, seed, device):
-    """Run the whole pipeline on synthetic CT in the folder DIR, in a minute or two, and print where everything is.
+    """Run the whole pipeline on synthetic CT.
 
-    DIR gets data/, png/, model/, report/, report_tta/, scan.nii.gz and scan_mask.nii.gz with its .json and .png.
-    Nothing is downloaded."""
+    It takes a minute or two, and nothing is downloaded. The folder DIR gets data/, png/, model/, report/,
+    report_tta/, scan.nii.gz, and scan_mask.nii.gz with its .json and .png."""
     root = _demo_folder(dir)
     from liverseg.demo import run_demo
-    run_demo(root, seed, device, _echo)
-    _echo('\nEverything is in place:')
-    for name in DEMO_PATHS: _echo(f'  {root/name}')
+    run_demo(root, seed, device, echo)
+    echo('\nEverything is in place:')
+    for name in DEMO_PATHS: echo(f'  {root/name}')
 
 # %% ../nbs/93_cli.ipynb #f3be9673
 DEMO_PATHS = ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz', 'scan_mask.json',

