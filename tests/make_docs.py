@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPECTED = 'output-file is not read', 'format commonmark is not built', 'keep-md is ignored' # Quarto's alone, or done here
+# Quarto's alone, or done here
+EXPECTED = 'output-file is not read', 'format commonmark is not built', 'keep-md is ignored'
 
 
 def page_names(folder):
@@ -30,12 +31,14 @@ def said_once(book):
         cell['source'] = re.sub(r'#\| code-(fold|summary): .*\n', '', ''.join(cell['source']))
         for out in cell.get('outputs', []):
             if 'show_doc(' in cell['source'] and 'text/markdown' in out.get('data', {}):
-                out['data']['text/markdown'] = re.sub(r'```python\n.*?\n```\n\n?', '', ''.join(out['data']['text/markdown']), flags=re.S)
+                out['data']['text/markdown'] = re.sub(r'```python\n.*?\n```\n\n?', '',
+                                                      ''.join(out['data']['text/markdown']), flags=re.S)
     return book
 
 
 def place(source, folder):
-    "Copy a processed project, each notebook under its page's name, links between pages relative, so that the site works anywhere"
+    """Copy a processed project, each notebook under its page's name, links between pages relative, so that the site
+    works anywhere"""
     from nbdev.config import get_config
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns('_docs', 'book'))
     shutil.copyfile(ROOT / 'CHANGELOG.md', folder.parent / 'CHANGELOG.md')
@@ -43,7 +46,8 @@ def place(source, folder):
     for p in [p for p in folder.rglob('*') if p.suffix in ('.ipynb', '.yml', '.qmd')]:
         text = p.read_text(encoding='utf-8')
         for old, new in pages.items(): text = re.sub(rf'\b{re.escape(old.name)}\b', f'{new}.ipynb', text)
-        text = text.replace(f'{cfg.doc_host}{cfg.doc_baseurl}/', '../'*(len(p.relative_to(folder).parts) - 1)) if p.suffix == '.ipynb' else text
+        text = text.replace(f'{cfg.doc_host}{cfg.doc_baseurl}/',
+                            '../'*(len(p.relative_to(folder).parts) - 1)) if p.suffix == '.ipynb' else text
         p.write_text(json.dumps(said_once(json.loads(text))) if p.suffix == '.ipynb' else text, encoding='utf-8')
     for old, new in pages.items(): old.rename(old.with_name(f'{new}.ipynb'))
 
@@ -54,10 +58,13 @@ def make(out=ROOT / '_docs'):
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp) / 'site'
         place(Path(proc_nbs()), folder)
-        done = subprocess.run([str(Path(sys.executable).with_name('smalldocs')), 'render', str(folder), '--quiet'], capture_output=True, text=True)
+        done = subprocess.run([str(Path(sys.executable).with_name('smalldocs')), 'render', str(folder), '--quiet'],
+                              capture_output=True, text=True)
         if done.returncode: sys.exit(done.stdout + done.stderr)
-        for css in folder.rglob('_docs/**/*.css'): # themes fetch their fonts from a server, and look well with the reader's own
-            css.write_text(re.sub(r'@import url\(https?:[^)]*\);', '', css.read_text(encoding='utf-8')), encoding='utf-8')
+        # themes fetch their fonts from a server, and look well with the reader's own
+        for css in folder.rglob('_docs/**/*.css'):
+            css.write_text(re.sub(r'@import url\(https?:[^)]*\);', '', css.read_text(encoding='utf-8')),
+                           encoding='utf-8')
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(folder / '_docs', out)
     return [line for line in (done.stdout + done.stderr).splitlines() if not any(e in line for e in EXPECTED)]
@@ -68,4 +75,5 @@ if __name__ == '__main__':
     print(f'{sum(1 for _ in (ROOT / "_docs").rglob("*.html"))} pages in _docs/')
     if '--serve' in sys.argv:
         print('http://localhost:8000, until Ctrl-C', flush=True)
-        subprocess.run([sys.executable, '-m', 'http.server', '8000', '--bind', '127.0.0.1', '--directory', str(ROOT / '_docs')])
+        subprocess.run([sys.executable, '-m', 'http.server', '8000', '--bind', '127.0.0.1', '--directory',
+                        str(ROOT / '_docs')])
