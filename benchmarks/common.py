@@ -26,7 +26,7 @@ THREE = [(-150, 250), (0, 160), (-1000, 600)]  # windows of the three channels
 
 
 def _folder(dst, parts, table):
-    "A folder of slices from others', with the rows of `table`, whose paths start with the name of the part"
+    "A folder of slices from several folders, with the rows of `table`, whose paths start with the part's name"
     with whole_folder(dst, [*SPLITS, 'manifest.csv', 'dataset.json'], 'manifest.csv') as out:
         for row in table.itertuples():
             for name in (row.image, row.mask):
@@ -96,7 +96,7 @@ def shapes(seed, n=20, size=512):
 
 
 def made(work=WORK, seeds=(101, 102, 103, 104)):
-    "Slices of synthetic CT: every sixth of some trunks of 60 cm, and shapes without organs"
+    "Slices of synthetic CT: every sixth slice of some trunks of 60 cm, and shapes without organs"
     dst, nii = Path(work) / 'made', Path(work) / 'made_volumes/train/nii'
     if (dst / 'manifest.csv').is_file(): return dst
     for k, seed in enumerate(seeds):
@@ -147,7 +147,7 @@ def _at(pixels, grid, how):
 
 
 def rows(net, meta, data, table, tta='none', grid=None):
-    """A row of counts a slice, on its own grid, or on a square of `grid` pixels to which slice and mask are brought
+    """One row of counts per slice, on its own grid, or on a square of `grid` pixels to which slice and mask are brought
     first"""
     data = Path(data)
     probs = slice_probs(net, meta,
@@ -169,7 +169,7 @@ def figures(slices, by_slice=False):
 
 
 class Clock:
-    "Seconds of the wall and of the processor"
+    "Wall seconds and CPU seconds"
     def __enter__(self):
         self.start = time.perf_counter(), time.process_time()
         return self
@@ -179,7 +179,7 @@ class Clock:
 
 
 def machine():
-    "What a timing has to be read with"
+    "The machine, without which a timing means nothing"
     try:
         commit = subprocess.run(['git', '-C', str(HERE), 'describe', '--always', '--dirty'], capture_output=True,
                                 text=True).stdout.strip()

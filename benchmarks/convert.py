@@ -1,12 +1,11 @@
-"""How fast NIfTI volumes become PNG slices: `liverseg.convert` beside a plain loop, MONAI and the least work that there
-is.
+"""How fast NIfTI volumes become PNG slices: `liverseg.convert` beside a plain loop, MONAI and the least possible work.
 
     pip install 'liverseg[bench]'
     python benchmarks/convert.py [--rounds 3] [--json FILE] [--only NAME ...]
 
 Each contender converts the same volumes, in turn, each time in a process of its own that has imported everything before
-the clock starts, by converting two tiny volumes, and has one thread a process. Two sets of volumes are measured apart:
-eight synthetic ones, made on the spot, and real ones if ../shared/data/ircad is at hand
+the clock starts, by converting two tiny volumes, and each process has one thread. Two sets of volumes are measured apart:
+eight synthetic ones, made on the spot, and real ones if ../shared/data/ircad exists
 ({train,test}/nii/{subject}_orig.nii.gz and {subject}_liver.nii.gz). CPU seconds count the process and its workers;
 other work on the machine moves them less than wall seconds.
 
@@ -16,8 +15,7 @@ other work on the machine moves them less than wall seconds.
   loop       what tutorials do: nibabel's get_fdata, a window, Image.save slice by slice
   monai      LoadImaged, Orientationd, ScaleIntensityRanged, then PILWriter slice by slice
   floor      both files decompressed, the finished slices encoded and written, nothing else, with the fastest libraries
-             found
-             whose PNG are at most a tenth larger than Pillow's: imagecodecs for both
+             found whose PNG are at most 10 % larger than Pillow's: imagecodecs for both
   floor-isal the same with a PNG put together by hand around ISA-L's deflate, faster than any PNG library that was found
 """
 import argparse, json, math, os, platform, resource, shutil, statistics, subprocess, sys, tempfile, time
@@ -203,7 +201,7 @@ def middle(costs, key):
     return statistics.median(values), min(values), max(values)
 
 def table(costs, volume):
-    "One line a contender; medians, and the range of what varies"
+    "One line per contender: medians, and the range of what varies"
     print(f"{'':11}{'CPU s':>22}{'wall s':>22}{'peak MB':>10}{'volumes':>9}{'MB out':>8}{'files':>7}")
     for name, runs in costs.items():
         cpu, wall = ('{:.2f} ({:.2f}–{:.2f})'.format(*middle(runs, key)) for key in ('cpu', 'wall'))
@@ -256,7 +254,7 @@ def machine():
 def code(): return [p.read_bytes() for p in sorted((ROOT/'liverseg').glob('*.py'))]
 
 def chosen(only):
-    "The contenders to run, those left out for want of a package named"
+    "The contenders to run; those whose package is missing are named"
     needs = {'monai': ['monai'], 'floor': ['imagecodecs'], 'floor-isal': ['imagecodecs', 'isal']}
     missing = {name: [p for p in needs.get(name, []) if not installed(p)] for name in only or CONTENDERS}
     for name in filter(missing.get, missing):

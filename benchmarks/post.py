@@ -1,10 +1,10 @@
-"""What cleaning up brings on real scans: Dice, HD95 and surface Dice of whole cases before and after each step.
+"""What cleaning up gains on real scans: Dice, HD95 and surface Dice of whole cases before and after each step.
 
     make real && python benchmarks/study.py best       # make the models
     python benchmarks/post.py                          # (two minutes)
 
-Each model is asked about scans of patients that it has not met: 17 and 1 of 3D-IRCADb-01 for the one trained on msd2d
-alone, 17 for the others.
+Each model is run on scans of patients that it was not trained on: 17 and 1 of 3D-IRCADb-01 for the one trained on
+msd2d alone, 17 for the others.
 """
 
 import argparse

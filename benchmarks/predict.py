@@ -1,10 +1,9 @@
-"""Masks out of a trained network, in the ways that people take: seconds a slice, ratios, peak memory, and the Dice that
+"""Masks from a trained network, made in several ways: seconds per slice, ratios, peak memory, and the Dice that
 short-cuts cost.
 
     pip install 'liverseg[bench]'
     python benchmarks/study.py best                    # makes the model (an hour)
-    python benchmarks/predict.py                       # patient 17 and 600 slices of a synthetic trunk (a quarter of an
-                                                       hour)
+    python benchmarks/predict.py                       # patient 17 and 600 slices of a synthetic trunk (15 minutes)
     python benchmarks/predict.py --net lite,light,128  # any network, with random weights, for the times alone
 
 Each contestant runs in a process of its own, in turn, round after round. Reading files and loading the network are not
@@ -19,7 +18,7 @@ counted.
   bare             the network alone on prepared batches, at its best batch size
   reference        predict with the reference's network: resnet34, its wide decoder, random weights
 
-The contestants from `predict` on are asked about some slices alone, evenly spread, as they take the same time for each.
+From `predict` on, the contestants get only some evenly spread slices, as they take the same time for each.
 """
 
 import argparse, json, re, statistics, subprocess, sys, tempfile, time

@@ -1,5 +1,5 @@
-"""Which recipe travels? Trained on one data set, measured on hospitals that are in no training: one JSON a run in
-benchmarks/recipes/, finished ones are skipped.
+"""Which recipe travels? Trained on one data set, measured on hospitals that are in no training: one JSON per run
+in benchmarks/recipes/; finished runs are skipped.
 
     python benchmarks/recipes.py                  # everything that is not there yet
     python benchmarks/recipes.py base dice_ce     # these settings only

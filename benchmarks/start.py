@@ -1,8 +1,8 @@
-"""From a liver or from cats and dogs? Patient 1 alone is trained on, patient 17 measured, for the same epochs of the
-same network.
+"""Training from a liver network or from ImageNet: on patient 1 alone, measured on patient 17, with the same network and
+epochs.
 
     python benchmarks/start.py          # from the network that ships, and from EfficientNet-Lite0's ImageNet weights;
-                                        1, 2 and 4 epochs
+                                        # 1, 2 and 4 epochs
 """
 
 import argparse, json, shutil

@@ -1,10 +1,9 @@
-"""How long does it take until there is something to see? CPU seconds of fresh processes, one thread each, the median of
-some rounds.
+"""How long it takes to start: CPU seconds of fresh processes, one thread each, the median over several rounds.
 
     python benchmarks/startup.py
 
-Each task runs in a process of its own, in turn, so that what else the machine does falls on all of them alike. Beside
-the seconds stand the heavy libraries that the process had loaded at its end.
+Each task runs in a process of its own, in turn, so that other work on the machine affects all of them alike. Beside
+the seconds are the heavy libraries that the process had loaded at its end.
 """
 
 import argparse, json, os, statistics, subprocess, sys, tempfile

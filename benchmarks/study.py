@@ -1,5 +1,5 @@
-"""The study behind the defaults: one JSON a run in benchmarks/study/, finished runs are skipped, a run that was stopped
-goes on.
+"""The study behind the defaults: one JSON per run in benchmarks/study/; finished runs are skipped, interrupted ones
+resume.
 
     python benchmarks/study.py                # everything that is not there yet
     python benchmarks/study.py base wide      # these settings only
@@ -86,7 +86,7 @@ def main():
     parser.add_argument('--out', type=Path, default=RUNS,
                         help='folder for the JSON files; one elsewhere leaves the checkout clean, so that they name a '
                              'commit')
-    parser.add_argument('--list', action='store_true', help='only tell what there is to do')
+    parser.add_argument('--list', action='store_true', help='only list what there is to do')
     args = parser.parse_args()
     todo = [r for r in plan(args.settings) if (not args.settings or r[1] in args.settings)]
     if odd := set(args.settings) - {r[1] for r in todo}: parser.error(f'there is no setting {", ".join(sorted(odd))}')

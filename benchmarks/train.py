@@ -1,18 +1,17 @@
 """Our training against the reference's recipe, segmentation_models_pytorch and MONAI: the same slices, size, seed and
 threads.
 
-    python benchmarks/train.py                 # encoders without weights, then EfficientNet-Lite0 with its ImageNet
-                                               weights, three seeds each
+    python benchmarks/train.py                 # encoders without weights, then EfficientNet-Lite0 with ImageNet
+                                               # weights, three seeds each
     python benchmarks/train.py --init lite     # the second only (an hour)
     python benchmarks/train.py --table         # what the races in benchmarks/race/ say, with intervals over the cases
 
 All are trained on the slices of msd2d's training patients, and measured on its fifteen validation patients and on
 hospitals that are in no training: the slices of curvas2d, and patients 1 and 17 whole.
 
-Each contestant is a process of its own. All are trained at the same time, but only one at a time: each does an epoch
-when it is told to, in turn, so that whatever else the machine does meets all alike. The peers train for --epochs
-epochs; ours for as many as fit into the minutes of segmentation_models_pytorch, by the time of twenty steps that are
-measured before. The peers are measured after their last epoch, ours with the moving average, as `liverseg train` does;
+Each contestant is a process of its own. They take turns, one epoch at a time, so that other work on the machine affects
+all of them alike. The peers train for --epochs epochs; ours for as many as fit into the minutes of
+segmentation_models_pytorch, by the time of 20 steps that are measured before. The peers are measured after their last epoch, ours with the moving average, as `liverseg train` does;
 each mask on the slice's own grid.
 """
 

@@ -1,12 +1,12 @@
-"""What each set of views brings in Dice and costs in time, on real slices: the best model's validation patients and
+"""What each set of views gains in Dice and costs in time, on real slices: the best model's validation patients and
 patient 17.
 
     python benchmarks/study.py best                     # makes the model (an hour)
     python benchmarks/tta.py                            # every set of views (five minutes)
     python benchmarks/tta.py --model real/msd_model --views none shifts
 
-The gain over one view is taken patient by patient; its interval is a bootstrap over the patients. Seconds a slice are
-those of whole passes.
+The gain over one view is taken patient by patient; its interval is a bootstrap over the patients. Seconds per slice
+are those of whole passes.
 """
 
 import argparse, time

@@ -1,14 +1,14 @@
 """The network that ships: trained, measured, and put into liverseg/weights/, from ../shared/data alone; steps that are
 done are skipped.
 
-    python benchmarks/weights.py               # what `make weights` runs; two trainings side by side, a thread each
+    python benchmarks/weights.py               # what `make weights` runs; two trainings side by side, one thread each
     python benchmarks/weights.py --no-folds    # without the two trainings of half of the patients
     python benchmarks/weights.py --train half0 # one of the trainings alone: liver, half0 or half1
 
 It is trained on what may train weights that ship (`common.free`): msd2d, one whole volume of it, slices without liver.
-Patients 1 and 17 and the slices of curvas2d are in no training. Two more trainings, each of half of the patients, are
-asked about the other half: how much false liver there is on pictures that were not trained on, and how good a mask is
-whose network promises so and so much.
+Patients 1 and 17 and the slices of curvas2d are in no training. Two more networks, each trained
+on half of the patients, are run on the other half. They show how much false liver there is on pictures outside the
+training, and how good a mask is, given the network's own estimate.
 """
 
 import argparse, json, os, shutil, subprocess, sys
@@ -30,7 +30,7 @@ CARD = 'card.json'
 
 
 def trained(data, model):
-    "Train, or go on, or do nothing"
+    "Train, resume, or do nothing"
     from liverseg.data import training_table
     from liverseg.manifest import content_hash
     from liverseg.train import train
@@ -125,8 +125,8 @@ def own_and_true(net, meta, folder, table):
 
 
 def left_out(args):
-    """Two networks, each of half of the patients, asked about the other half: false liver on slices without, and own
-    and true Dice of patients with"""
+    """Two networks, each trained on half of the patients and run on the other half: false liver on slices without
+    liver, and own and true Dice of patients with it"""
     from liverseg.manifest import read_manifest
     from liverseg.pixels import read_slice, resize_mask
     from liverseg.models import open_model
@@ -149,7 +149,7 @@ def left_out(args):
 
 
 def expectation(cases, args):
-    "How the promise of a mask is to be read, tried on the half that the line was not fitted to, and on other hospitals"
+    "The line from a mask's own estimate to its Dice, tried on the half that it was not fitted to, and on other hospitals"
     from scipy.stats import spearmanr
     from liverseg.models import open_model
     from liverseg.trust import expected_dice, fit_expected_dice

@@ -150,7 +150,7 @@ def test_a_slow_server_is_waited_for(server, good, tmp_path):
 
 
 def test_a_server_that_recovers(server, good, tmp_path):
-    "500 twice and half a file once, then it works; each further try is told"
+    "500 twice and half a file once, then it works; each further try is reported"
     replies = [lambda h: h.send(b'', 500), lambda h: h.send(b'', 503),
                lambda h: h.send(good[:999], Content_Length=len(good)), lambda h: h.send(good)]
     said = get(served(server, lambda h: replies[len(server.asked) - 1](h)), tmp_path / 'data', retries=3)

@@ -1,4 +1,4 @@
-"Segmenting scans on the command line: one, a folder of them, bad ones among them, and what is told of each."
+"Segmenting scans on the command line: one, a folder of them, bad ones among them, and what is reported of each."
 import csv
 import json
 
@@ -198,7 +198,7 @@ def test_a_folder_that_holds_something_else(scans, model, tmp_path):
 
 
 def test_a_voxel_size_that_comes_later(cohort, model, tmp_path):
-    "Without one no volume is told; with --spacing the scans are done again"
+    "Without one no volume is reported; with --spacing the scans are done again"
     whole = nib.load(image(cohort, 'test'))
     (tmp_path / 'in').mkdir()
     for name in 'ab': nib.save(nib.Nifti1Image(np.asarray(whole.dataobj), None), tmp_path / f'in/{name}.nii.gz')
