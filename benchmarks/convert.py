@@ -4,8 +4,8 @@
     python benchmarks/convert.py [--rounds 3] [--json FILE] [--only NAME ...]
 
 Each contender converts the same volumes, in turn, each time in a process of its own that has imported everything before
-the clock starts, by converting two tiny volumes, and each process has one thread. Two sets of volumes are measured apart:
-eight synthetic ones, made on the spot, and real ones if ../shared/data/ircad exists
+the clock starts, by converting two tiny volumes, and each process has one thread. Two sets of volumes are measured
+apart: eight synthetic ones, made on the spot, and real ones if ../shared/data/ircad exists
 ({train,test}/nii/{subject}_orig.nii.gz and {subject}_liver.nii.gz). CPU seconds count the process and its workers;
 other work on the machine moves them less than wall seconds.
 

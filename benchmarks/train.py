@@ -11,8 +11,8 @@ hospitals that are in no training: the slices of curvas2d, and patients 1 and 17
 
 Each contestant is a process of its own. They take turns, one epoch at a time, so that other work on the machine affects
 all of them alike. The peers train for --epochs epochs; ours for as many as fit into the minutes of
-segmentation_models_pytorch, by the time of 20 steps that are measured before. The peers are measured after their last epoch, ours with the moving average, as `liverseg train` does;
-each mask on the slice's own grid.
+segmentation_models_pytorch, by the time of 20 steps that are measured before. The peers are measured after their last
+epoch, ours with the moving average, as `liverseg train` does; each mask on the slice's own grid.
 """
 
 import argparse, json, subprocess, sys, time

@@ -6,9 +6,9 @@ done are skipped.
     python benchmarks/weights.py --train half0 # one of the trainings alone: liver, half0 or half1
 
 It is trained on what may train weights that ship (`common.free`): msd2d, one whole volume of it, slices without liver.
-Patients 1 and 17 and the slices of curvas2d are in no training. Two more networks, each trained
-on half of the patients, are run on the other half. They show how much false liver there is on pictures outside the
-training, and how good a mask is, given the network's own estimate.
+Patients 1 and 17 and the slices of curvas2d are in no training. Two more networks, each trained on half of the
+patients, are run on the other half. They show how much false liver there is on pictures outside the training, and how
+good a mask is, given the network's own estimate.
 """
 
 import argparse, json, os, shutil, subprocess, sys
@@ -149,7 +149,7 @@ def left_out(args):
 
 
 def expectation(cases, args):
-    "The line from a mask's own estimate to its Dice, tried on the half that it was not fitted to, and on other hospitals"
+    "The line from a mask's own estimate to its Dice, tried on the other half and on other hospitals"
     from scipy.stats import spearmanr
     from liverseg.models import open_model
     from liverseg.trust import expected_dice, fit_expected_dice
