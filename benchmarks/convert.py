@@ -1,6 +1,6 @@
 """How fast NIfTI volumes become PNG slices: `liverseg.convert` beside a plain loop, MONAI and the least possible work.
 
-    pip install 'liverseg[bench]'
+    pip install -e '.[bench]'
     python benchmarks/convert.py [--rounds 3] [--json FILE] [--only NAME ...]
 
 Each contender converts the same volumes, in turn, each time in a process of its own that has imported everything before
@@ -258,7 +258,7 @@ def chosen(only):
     needs = {'monai': ['monai'], 'floor': ['imagecodecs'], 'floor-isal': ['imagecodecs', 'isal']}
     missing = {name: [p for p in needs.get(name, []) if not installed(p)] for name in only or CONTENDERS}
     for name in filter(missing.get, missing):
-        print(f"{name} is left out: {', '.join(missing[name])} not installed; pip install 'liverseg[bench]'")
+        print(f"{name} is left out: {', '.join(missing[name])} not installed; pip install -e '.[bench]'")
     return [name for name in missing if not missing[name]]
 
 def sets(tmp):

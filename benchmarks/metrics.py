@@ -1,6 +1,6 @@
 """The whole set of measures of a case beside other libraries': one pair of livers, in turn, seconds and values.
 
-    pip install 'liverseg[bench]'
+    pip install -e '.[bench]'
     python benchmarks/metrics.py                       # a synthetic pair of 512 x 512 x 120 voxels (two minutes)
     python benchmarks/metrics.py --shape 256 256 60
 

@@ -1,7 +1,7 @@
 """Masks from a trained network, made in several ways: seconds per slice, ratios, peak memory, and the Dice that
 short-cuts cost.
 
-    pip install 'liverseg[bench]'
+    pip install -e '.[bench]'
     python benchmarks/study.py best                    # makes the model (an hour)
     python benchmarks/predict.py                       # patient 17 and 600 slices of a synthetic trunk (15 minutes)
     python benchmarks/predict.py --net lite,light,128  # any network, with random weights, for the times alone
