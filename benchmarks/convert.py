@@ -1,20 +1,21 @@
-"""How fast NIfTI volumes become PNG slices: `liverseg.convert` beside a plain loop, MONAI and the least work that there is.
+"""How fast NIfTI volumes become PNG slices: `liverseg.convert` beside a plain loop, MONAI and the least possible work.
 
     pip install -e '.[bench]'
     python benchmarks/convert.py [--rounds 3] [--json FILE] [--only NAME ...]
 
-Each contender converts the same volumes, in turn, each time in a process of its own that has imported everything before the
-clock starts, by converting two tiny volumes, and has one thread a process. Two sets of volumes are measured apart: eight synthetic
-ones, made on the spot, and real ones if ../shared/data/ircad is at hand ({train,test}/nii/{subject}_orig.nii.gz and
-{subject}_liver.nii.gz). CPU seconds count the process and its workers; other work on the machine moves them less than wall seconds.
+Each contender converts the same volumes, in turn, each time in a process of its own that has imported everything before
+the clock starts, by converting two tiny volumes, and each process has one thread. Two sets of volumes are measured
+apart: eight synthetic ones, made on the spot, and real ones if ../shared/data/ircad exists
+({train,test}/nii/{subject}_orig.nii.gz and {subject}_liver.nii.gz). CPU seconds count the process and its workers;
+other work on the machine moves them less than wall seconds.
 
   ours       liverseg.convert.convert, one process, without the check
   ours-2     the same with two workers, whose start counts
   ours-check one process, every case checked before the first slice is written, as is the default
   loop       what tutorials do: nibabel's get_fdata, a window, Image.save slice by slice
   monai      LoadImaged, Orientationd, ScaleIntensityRanged, then PILWriter slice by slice
-  floor      both files decompressed, the finished slices encoded and written, nothing else, with the fastest libraries found
-             whose PNG are at most a tenth larger than Pillow's: imagecodecs for both
+  floor      both files decompressed, the finished slices encoded and written, nothing else, with the fastest libraries
+             found whose PNG are at most 10 % larger than Pillow's: imagecodecs for both
   floor-isal the same with a PNG put together by hand around ISA-L's deflate, faster than any PNG library that was found
 """
 import argparse, json, math, os, platform, resource, shutil, statistics, subprocess, sys, tempfile, time
@@ -28,12 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent/'shared'/'data'/'ircad'
 LOW, HIGH = -150, 250 # HU that become 0 and 255
 LIBRARIES = 'numpy nibabel pillow monai torch imagecodecs isal liverseg'.split()
-MED2IMAGE = 'med2image 2.6.6 is not measured: it calls get_data, which nibabel 5 has removed.' # so it cannot be a contender
-NOTES = """CPU seconds are user and system time of the process and its workers; those of ours-2 include the start of the workers.
-Peak is memory above what was held after the imports and a tiny conversion, in MB and in int16 volumes; for ours-2 that of the
-largest process, not their sum.
-The floors hold the finished slices already, so their peak says nothing. MONAI's pixels are not compared: PILWriter truncates where
-the others round, and its slices are turned by half a turn."""
+# so it cannot be a contender
+MED2IMAGE = 'med2image 2.6.6 is not measured: it calls get_data, which nibabel 5 has removed.'
+NOTES = """CPU seconds are user and system time of the process and its workers; those of ours-2 include the start of the
+workers. Peak is memory above what was held after the imports and a tiny conversion, in MB and in int16 volumes; for
+ours-2 it is that of the largest process, not the sum. The floors hold the finished slices from the start, so their peak
+says nothing. MONAI's pixels are not compared: PILWriter truncates where the others round, and its slices are turned by
+half a turn."""
 
 # Contenders: NAME(src, dst) imports, and prepares what shall not be timed; it returns the function that is timed.
 
@@ -58,7 +60,8 @@ def plain_slices(image, mask):
     both = [nib.as_closest_canonical(nib.load(p)).get_fdata() for p in (image, mask)]
     for z in range(both[0].shape[2]):
         hu, labels = (a[::-1, ::-1, z].T for a in both)
-        yield np.rint((np.clip(hu, LOW, HIGH) - LOW) / (HIGH - LOW) * 255).astype(np.uint8), (labels > 0).astype(np.uint8)
+        yield np.rint((np.clip(hu, LOW,
+                               HIGH) - LOW) / (HIGH - LOW) * 255).astype(np.uint8), (labels > 0).astype(np.uint8)
 
 def loop(src, dst):
     from PIL import Image
@@ -74,7 +77,8 @@ def monai(src, dst):
     from monai.data import PILWriter
     from monai.transforms import Compose, LoadImaged, Orientationd, ScaleIntensityRanged
     torch.set_num_threads(1)
-    read = Compose([LoadImaged(['image', 'mask'], ensure_channel_first=True), Orientationd(['image', 'mask'], axcodes='RAS'),
+    read = Compose([LoadImaged(['image', 'mask'], ensure_channel_first=True),
+                    Orientationd(['image', 'mask'], axcodes='RAS'),
                     ScaleIntensityRanged('image', LOW, HIGH, 0, 255, clip=True)])
     def run():
         for split, subject, image, mask in pairs(src):
@@ -87,9 +91,12 @@ def monai(src, dst):
     return run
 
 def floor(src, dst, encoders=None):
-    import imagecodecs, numpy as np # libdeflate for gzip; for PNG run lengths alone, of differences (16) or of the pixels themselves (8)
-    encoders = encoders or [lambda a, f=f: imagecodecs.png_encode(a, 1, strategy=3, filter=f) for f in (16, 8)] # image, mask
-    ready = [(case, [tuple(map(np.ascontiguousarray, both)) for both in plain_slices(*case[2:])]) for case in pairs(src)]
+    # libdeflate for gzip; for PNG run lengths alone, of differences (16) or of the pixels themselves (8)
+    import imagecodecs, numpy as np
+    # image, mask
+    encoders = encoders or [lambda a, f=f: imagecodecs.png_encode(a, 1, strategy=3, filter=f) for f in (16, 8)]
+    ready = [(case, [tuple(map(np.ascontiguousarray, both)) for both in plain_slices(*case[2:])])
+             for case in pairs(src)]
     def run():
         for (split, subject, *files), slices in ready:
             names = targets(dst, split, subject)
@@ -102,13 +109,16 @@ def floor_isal(src, dst):
     import struct
     import numpy as np
     from isal import isal_zlib
-    def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', isal_zlib.crc32(kind + data))
-    def encode(a, difference): # PNG specification, 9.2: filter 1 is the difference to the pixel on the left, filter 0 none
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', isal_zlib.crc32(kind + data))
+    # PNG specification, 9.2: filter 1 is the difference to the pixel on the left, filter 0 none
+    def encode(a, difference):
         rows = np.empty((a.shape[0], a.shape[1] + 1), np.uint8)
         rows[:, 0], rows[:, 1:] = difference, a
         if difference: rows[:, 2:] -= a[:, :-1]
         head = struct.pack('>IIBBBBB', a.shape[1], a.shape[0], 8, 0, 0, 0, 0)
-        return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', isal_zlib.compress(rows, 1)) + chunk(b'IEND', b'')
+        pixels = chunk(b'IDAT', isal_zlib.compress(rows, 1))
+        return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + pixels + chunk(b'IEND', b'')
     return floor(src, dst, [lambda a: encode(a, 1), lambda a: encode(a, 0)])
 
 CONTENDERS = {'ours': ours, 'ours-2': partial(ours, workers=2), 'ours-check': partial(ours, check=True),
@@ -122,13 +132,16 @@ def memory(key):
 
 def usage():
     "CPU seconds of this process and of its workers that have ended"
-    return sum(r.ru_utime + r.ru_stime for r in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+    return sum(r.ru_utime + r.ru_stime for r in map(resource.getrusage,
+                                                    (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
-def largest_child(): return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss*1024 # bytes, of workers that have ended
+# bytes, of workers that have ended
+def largest_child(): return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss*1024
 
 def child(name, src, dst, tiny):
     "Convert the tiny set, so that all is imported, then convert once more; prints what that cost as JSON"
-    CONTENDERS[name](tiny, f'{dst}-tiny')() # workers too: a worker's peak is counted above one that had next to nothing to do
+    # workers too: a worker's peak is counted above one that had next to nothing to do
+    CONTENDERS[name](tiny, f'{dst}-tiny')()
     run = CONTENDERS[name](src, dst)
     try: Path('/proc/self/clear_refs').write_text('5') # VmHWM starts again from what is held now
     except OSError: before = None # not Linux: the peak stays unknown
@@ -169,7 +182,8 @@ def verify(src, tmp, names):
     size = {name: sum(p.stat().st_size for p in (tmp/name).rglob('*.png')) for name in who}
     for name in who[1:]:
         n = same_pixels(tmp/'loop', tmp/name)
-        print(f'Checked: {name} and loop wrote the same pixels in all {n} PNG, {name} with {size[name]/size["loop"]:.3f} times the bytes.')
+        print(f'Checked: {name} and loop wrote the same pixels in all {n} PNG, {name} with '
+              f'{size[name]/size["loop"]:.3f} times the bytes.')
     for name in who: shutil.rmtree(tmp/name)
 
 def alternate(src, tmp, names, rounds):
@@ -187,12 +201,13 @@ def middle(costs, key):
     return statistics.median(values), min(values), max(values)
 
 def table(costs, volume):
-    "One line a contender; medians, and the range of what varies"
+    "One line per contender: medians, and the range of what varies"
     print(f"{'':11}{'CPU s':>22}{'wall s':>22}{'peak MB':>10}{'volumes':>9}{'MB out':>8}{'files':>7}")
     for name, runs in costs.items():
         cpu, wall = ('{:.2f} ({:.2f}–{:.2f})'.format(*middle(runs, key)) for key in ('cpu', 'wall'))
         peak = middle(runs, 'peak')[0]
-        print(f"{name:11}{cpu:>22}{wall:>22}{peak/1e6:10.0f}{peak/volume:9.2f}{runs[0]['bytes']/1e6:8.1f}{runs[0]['files']:7}")
+        print(f"{name:11}{cpu:>22}{wall:>22}{peak/1e6:10.0f}{peak/volume:9.2f}"
+              f"{runs[0]['bytes']/1e6:8.1f}{runs[0]['files']:7}")
 
 RATIOS = [ # what, of whom, beside whom, how, aim
     ('ours / floor, CPU', 'ours', 'floor', lambda a, b, _: a['cpu']/b['cpu'], '≤ 1.25'),
@@ -219,7 +234,8 @@ def benchmark(title, src, tmp, names, rounds):
     import nibabel as nib
     cases = list(pairs(src))
     volume = max(2*math.prod(nib.load(image).shape) for _, _, image, _ in cases) # bytes of the largest as int16
-    print(f'\n{title}: {len(cases)} volumes, the largest {volume/1e6:.1f} MB as int16; median (least–most) of {rounds} rounds')
+    print(f'\n{title}: {len(cases)} volumes, the largest {volume/1e6:.1f} MB as int16; '
+          f'median (least–most) of {rounds} rounds')
     verify(src, tmp, names)
     costs = alternate(src, tmp, names, rounds)
     table(costs, volume)
@@ -232,15 +248,17 @@ def machine():
     "What the numbers depend on"
     try: cpu = next(line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name'))
     except (OSError, StopIteration): cpu = platform.processor() or platform.machine()
-    return dict(date=str(date.today()), cpu=cpu, cores=os.cpu_count(), python=platform.python_version(), **{p: installed(p) for p in LIBRARIES})
+    return dict(date=str(date.today()), cpu=cpu, cores=os.cpu_count(), python=platform.python_version(),
+                **{p: installed(p) for p in LIBRARIES})
 
 def code(): return [p.read_bytes() for p in sorted((ROOT/'liverseg').glob('*.py'))]
 
 def chosen(only):
-    "The contenders to run, those left out for want of a package named"
+    "The contenders to run; those whose package is missing are named"
     needs = {'monai': ['monai'], 'floor': ['imagecodecs'], 'floor-isal': ['imagecodecs', 'isal']}
     missing = {name: [p for p in needs.get(name, []) if not installed(p)] for name in only or CONTENDERS}
-    for name in filter(missing.get, missing): print(f"{name} is left out: {', '.join(missing[name])} not installed; pip install -e '.[bench]'")
+    for name in filter(missing.get, missing):
+        print(f"{name} is left out: {', '.join(missing[name])} not installed; pip install -e '.[bench]'")
     return [name for name in missing if not missing[name]]
 
 def sets(tmp):
@@ -257,7 +275,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--rounds', type=int, default=3, help='how often each contender runs (3)')
     p.add_argument('--json', type=Path, help='write all that was measured to this file')
-    p.add_argument('--only', nargs='+', choices=CONTENDERS, metavar='NAME', help=f"contenders to run, of {', '.join(CONTENDERS)}")
+    p.add_argument('--only', nargs='+', choices=CONTENDERS, metavar='NAME',
+                   help=f"contenders to run, of {', '.join(CONTENDERS)}")
     args = p.parse_args()
     if args.rounds < 1: p.error('--rounds: give 1 or more')
     about, names, start = machine(), chosen(args.only), code()
@@ -265,7 +284,10 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         results = [benchmark(title, src, Path(tmp), names, args.rounds) for title, src in sets(Path(tmp))]
     print('\n' + NOTES)
-    if code() != start: sys.exit('liverseg was edited while it was measured, so the numbers are of more than one version; run this again')
-    if args.json: args.json.write_text(json.dumps(dict(machine=about, rounds=args.rounds, sets=results), indent=1) + '\n')
+    if code() != start:
+        sys.exit('liverseg was edited while it was measured, so the numbers are of more than one version; '
+                 'run this again')
+    if args.json:
+        args.json.write_text(json.dumps(dict(machine=about, rounds=args.rounds, sets=results), indent=1) + '\n')
 
 if __name__ == '__main__': main()

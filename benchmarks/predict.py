@@ -1,11 +1,13 @@
-"""Masks out of a trained network, in the ways that people take: seconds a slice, ratios, peak memory, and the Dice that short-cuts cost.
+"""Masks from a trained network, made in several ways: seconds per slice, ratios, peak memory, and the Dice that
+short-cuts cost.
 
     pip install -e '.[bench]'
     python benchmarks/study.py best                    # makes the model (an hour)
-    python benchmarks/predict.py                       # patient 17 and 600 slices of a synthetic trunk (a quarter of an hour)
+    python benchmarks/predict.py                       # patient 17 and 600 slices of a synthetic trunk (15 minutes)
     python benchmarks/predict.py --net lite,light,128  # any network, with random weights, for the times alone
 
-Each contestant runs in a process of its own, in turn, round after round. Reading files and loading the network are not counted.
+Each contestant runs in a process of its own, in turn, round after round. Reading files and loading the network are not
+counted.
 
   ours             Segmenter.segment: from HU in memory to a mask on the scan's own grid
   thorough         the same without short-cuts: every slice, and all of it
@@ -16,7 +18,7 @@ Each contestant runs in a process of its own, in turn, round after round. Readin
   bare             the network alone on prepared batches, at its best batch size
   reference        predict with the reference's network: resnet34, its wide decoder, random weights
 
-The contestants from `predict` on are asked about some slices alone, evenly spread, as they take the same time for each.
+From `predict` on, the contestants get only some evenly spread slices, as they take the same time for each.
 """
 
 import argparse, json, re, statistics, subprocess, sys, tempfile, time
@@ -45,10 +47,13 @@ def scans(real, work):
     "Name to (scan, truth)"
     from liverseg.phantom import make_subject, write_subject
     folder = work / 'trunk'
-    if not (folder / 'trunk_liver.nii.gz').is_file(): # 42 cm of field of view, 60 cm of trunk, the liver in a third of them
+    # 42 cm of field of view, 60 cm of trunk, the liver in a third of them
+    if not (folder / 'trunk_liver.nii.gz').is_file():
         write_subject(make_subject(3, shape=(512, 512, 600), spacing=(.82, .82, 1.)), folder, 'trunk')
-    ircad = lambda split, k: tuple(real / f'ircad/{split}/nii/ircad_e{k:02d}_{kind}.nii.gz' for kind in ('orig', 'liver'))
-    return dict(patient17=ircad('test', 17), patient1=ircad('train', 1), trunk=(folder / 'trunk_orig.nii.gz', folder / 'trunk_liver.nii.gz'))
+    ircad = lambda split, k: tuple(real / f'ircad/{split}/nii/ircad_e{k:02d}_{kind}.nii.gz'
+                                   for kind in ('orig', 'liver'))
+    return dict(patient17=ircad('test', 17), patient1=ircad('train', 1),
+                trunk=(folder / 'trunk_orig.nii.gz', folder / 'trunk_liver.nii.gz'))
 
 
 def files_for_fastai(vol, meta, zs, folder):
@@ -59,7 +64,9 @@ def files_for_fastai(vol, meta, zs, folder):
     from liverseg.volume import to_slices
     slices, rows = to_slices(vol.data), []
     for z in zs:
-        for kind, pixels in (('image', PixelForm.of(meta).pixels(slices[z])), ('mask', np.zeros(slices[z].shape, np.uint8))): Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f'{kind}{z}.png')
+        for kind, pixels in (('image', PixelForm.of(meta).pixels(slices[z])),
+                             ('mask', np.zeros(slices[z].shape, np.uint8))):
+            Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f'{kind}{z}.png')
         rows.append(dict(image=f'image{z}.png', mask=f'mask{z}.png', is_valid=False))
     (folder / 'dataset.json').write_text(json.dumps({k: meta[k] for k in ('window', 'bits')}))
     return pd.DataFrame(rows)
@@ -69,7 +76,8 @@ def learner(net, meta, table, folder):
     import torch
     from fastai.vision.all import CrossEntropyLossFlat, Learner
     from liverseg.data import liver_block
-    dls = liver_block(folder, meta['size'], 'none').dataloaders(table.assign(is_valid=[False]*(len(table) - 1) + [True]), bs=8, device='cpu')
+    dls = liver_block(folder, meta['size'],
+                      'none').dataloaders(table.assign(is_valid=[False]*(len(table) - 1) + [True]), bs=8, device='cpu')
     return Learner(dls, net.to(memory_format=torch.contiguous_format), loss_func=CrossEntropyLossFlat(axis=1))
 
 
@@ -105,7 +113,8 @@ def one(name, model, scan, truth):
     zs = np.unique(np.linspace(0, n - 1, min(n, SOME)).astype(int))
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
-        seg = Segmenter.load(model_of('resnet34,reference,' + str(open_model(model, 'cpu')[1]['size']), tmp / 'ref') if name == 'reference' else model, 'cpu')
+        seg = Segmenter.load(model_of('resnet34,reference,' + str(open_model(model, 'cpu')[1]['size']), tmp / 'ref')
+                             if name == 'reference' else model, 'cpu')
         if name == 'onnx': seg = Segmenter(*load_onnx(export_onnx(tmp / 'm.onnx', model)))
         net, meta = seg.net, seg.meta
         if name in ('ours', 'thorough', 'onnx'):
@@ -155,7 +164,8 @@ def main():
     parser.add_argument('--model', type=Path, help='the best model, if not given')
     parser.add_argument('--net', metavar='ARCH,DECODER,SIZE', help='instead: random weights')
     parser.add_argument('--only', nargs='+', default=CONTESTANTS, choices=CONTESTANTS)
-    parser.add_argument('--scans', nargs='+', default=['patient17', 'trunk'], choices=['patient17', 'patient1', 'trunk'])
+    parser.add_argument('--scans', nargs='+', default=['patient17', 'trunk'],
+                        choices=['patient17', 'patient1', 'trunk'])
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--real', type=Path, default=REAL)
     parser.add_argument('--work', type=Path, default=WORK)
@@ -164,32 +174,45 @@ def main():
     args = parser.parse_args()
     if args.one: return print(json.dumps(one(*args.one)))
     with tempfile.TemporaryDirectory() as tmp:
-        model, known = model_of(args.net, Path(tmp) / 'net') if args.net else args.model or args.work / 'models/best', scans(args.real, args.work)
+        model = model_of(args.net, Path(tmp) / 'net') if args.net else args.model or args.work / 'models/best'
+        known = scans(args.real, args.work)
         runs = {(s, c): [] for s in args.scans for c in args.only}
         for _ in range(args.rounds):
             for s, c in runs:
-                done = subprocess.run([sys.executable, '-W', 'ignore', __file__, '--one', c, str(model), *map(str, known[s])], capture_output=True, text=True)
+                done = subprocess.run([sys.executable, '-W', 'ignore', __file__, '--one', c, str(model),
+                                       *map(str, known[s])], capture_output=True, text=True)
                 if done.returncode: sys.exit(f'{c} on {s}: {done.stderr}')
                 runs[s, c].append(json.loads(done.stdout.splitlines()[-1]))
-        found = {s: {c: dict(runs[s, c][0], seconds_a_slice=statistics.median(r['seconds_a_slice'] for r in runs[s, c])) for c in args.only} for s in args.scans}
+        found = {s: {c: dict(runs[s, c][0],
+                             seconds_a_slice=statistics.median(r['seconds_a_slice'] for r in runs[s, c]))
+                     for c in args.only} for s in args.scans}
         tell(found, args.rounds)
         meta = json.loads((Path(model) / 'model.json').read_text())
     if args.json: # scans that were measured before stay
         old = json.loads(args.json.read_text()) if args.json.is_file() else dict(machine={}, found={})
-        write(args.json, dict(machine=old['machine'] | {s: machine() for s in found}, model={k: meta[k] for k in ('arch', 'decoder', 'size')}, rounds=args.rounds, found=old['found'] | found))
+        write(args.json,
+              dict(machine=old['machine'] | {s: machine() for s in found},
+                   model={k: meta[k] for k in ('arch', 'decoder', 'size')}, rounds=args.rounds,
+                   found=old['found'] | found))
 
 
 def tell(found, rounds):
     "The figures as tables"
     for scan, rows in found.items():
         n = next(iter(rows.values()))['slices']
-        print(f"\n{scan}, {n} slices, median of {rounds} rounds\n{'':11}{'s a slice':>10}{'slices a s':>11}{'to bare':>9}{'faster than predict':>21}{'than reference':>16}{'peak GB':>9}{'Dice':>8}{'looked at':>11}")
-        over = lambda a, b: f"{rows[a]['seconds_a_slice']/rows[b]['seconds_a_slice']:.2f}" if a in rows and b in rows else ''
+        print(f"\n{scan}, {n} slices, median of {rounds} rounds\n"
+              f"{'':11}{'s a slice':>10}{'slices a s':>11}{'to bare':>9}{'faster than predict':>21}"
+              f"{'than reference':>16}{'peak GB':>9}{'Dice':>8}{'looked at':>11}")
+        def over(a, b):
+            if a not in rows or b not in rows: return ''
+            return f"{rows[a]['seconds_a_slice']/rows[b]['seconds_a_slice']:.2f}"
         for name, r in rows.items():
             dice = f"{r['dice']:.4f}" if 'dice' in r else ''
-            print(f"{name:11}{r['seconds_a_slice']:10.4f}{1/r['seconds_a_slice']:11.1f}{over(name, 'bare'):>9}{over('predict', name):>21}{over('reference', name):>16}"
+            print(f"{name:11}{r['seconds_a_slice']:10.4f}{1/r['seconds_a_slice']:11.1f}{over(name, 'bare'):>9}"
+                  f"{over('predict', name):>21}{over('reference', name):>16}"
                   f"{r['gigabytes']:9.2f}{dice:>8}{r.get('slices_looked_at', ''):>11}")
-        if {'ours', 'thorough'} <= set(rows): print(f"the short-cuts change Dice by {rows['ours']['dice'] - rows['thorough']['dice']:+.4f}")
+        if {'ours', 'thorough'} <= set(rows):
+            print(f"the short-cuts change Dice by {rows['ours']['dice'] - rows['thorough']['dice']:+.4f}")
 
 
 if __name__ == '__main__': main()

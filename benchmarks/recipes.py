@@ -1,10 +1,12 @@
-"""Which recipe travels? Trained on one data set, measured on hospitals that are in no training: one JSON a run in benchmarks/recipes/, finished ones are skipped.
+"""Which recipe travels? Trained on one data set, measured on hospitals that are in no training: one JSON per run
+in benchmarks/recipes/; finished runs are skipped.
 
     python benchmarks/recipes.py                  # everything that is not there yet
     python benchmarks/recipes.py base dice_ce     # these settings only
     python benchmarks/recipes.py --table          # what the runs say, the mean over seeds
 
-Each run is measured with the weights of its last epoch, of the epoch that is best on the fifteen validation patients, and with a moving average of all steps.
+Each run is measured with the weights of its last epoch, of the epoch that is best on the fifteen validation patients,
+and with a moving average of all steps.
 """
 
 import argparse, json
@@ -13,11 +15,14 @@ from pathlib import Path
 from common import HERE, REAL, WORK, Clock, away, figures, free, machine, rows, write
 
 RUNS = HERE / 'recipes'
-BASE = dict(size=128, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3, precision='auto', data='msd2d', fit='ours')
+BASE = dict(size=128, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3,
+            precision='auto', data='msd2d', fit='ours')
 SEEDS = (42, 43, 44)
 # one change at a time; `fit` and `net` are of this benchmark, the rest are options of `liverseg train`
-CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), plain_fit=dict(fit='plain'), scanner=dict(augment='scanner'), spots=dict(augment='spots'), free=dict(data='free'), made=dict(data='made'),
-               smp=dict(net='smp', fit='plain', precision='fp32'), fp32=dict(precision='fp32'), wide=dict(augment='wide'), full=dict(augment='full'),
+CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), plain_fit=dict(fit='plain'), scanner=dict(augment='scanner'),
+               spots=dict(augment='spots'), free=dict(data='free'), made=dict(data='made'),
+               smp=dict(net='smp', fit='plain', precision='fp32'), fp32=dict(precision='fp32'),
+               wide=dict(augment='wide'), full=dict(augment='full'),
                short=dict(epochs=6), long=dict(epochs=24), px192=dict(size=192), fastai_decoder=dict(decoder='fastai'))
 
 
@@ -35,14 +40,16 @@ def keepers():
     class Best(Callback):
         order, score, state = 65, -1, None
         def after_epoch(self):
-            if (score := self.recorder.log[self.recorder.metric_names.index('case_dice')]) is not None and score > self.score:
+            score = self.recorder.log[self.recorder.metric_names.index('case_dice')]
+            if score is not None and score > self.score:
                 self.score, self.state = score, {k: v.clone() for k, v in self.model.state_dict().items()}
 
     class Average(Callback):
         order, average = 66, None
         def after_batch(self):
             if not self.training: return
-            if self.average is None: self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(.99), use_buffers=True)
+            if self.average is None:
+                self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(.99), use_buffers=True)
             self.average.update_parameters(self.model)
     return Best(), Average()
 
@@ -66,7 +73,8 @@ def learner(recipe, seed, args):
 
 def folder(name, args):
     "The training slices of that name"
-    return free(args.real, args.work, ('made',) if name == 'free' else () if name == 'made' else ('free2d', 'msd_volume', 'made'))
+    return free(args.real, args.work,
+                ('made',) if name == 'free' else () if name == 'made' else ('free2d', 'msd_volume', 'made'))
 
 
 def measure(net, size, args):
@@ -98,7 +106,9 @@ def run(recipe, seed, args):
     return dict(seed=seed, recipe=recipe, seconds=clock.wall, cpu_seconds=clock.cpu, machine=machine(), **found)
 
 
-GROUNDS = dict(valid=('mean_slice_dice', 'pooled_dice'), curvas=('mean_case_dice', 'mean_slice_dice', 'pooled_dice', 'false_positive_px_on_empty_slices'), ircad=('mean_case_dice', 'mean_slice_dice'))
+GROUNDS = dict(valid=('mean_slice_dice', 'pooled_dice'),
+               curvas=('mean_case_dice', 'mean_slice_dice', 'pooled_dice', 'false_positive_px_on_empty_slices'),
+               ircad=('mean_case_dice', 'mean_slice_dice'))
 
 
 def table(runs):
@@ -108,8 +118,9 @@ def table(runs):
     for path in sorted(runs.glob('*.json')):
         r = json.loads(path.read_text())
         for kind in ('best', 'last', 'average'):
-            found.append(dict(setting=r['setting'], weights=kind, seed=r['seed'], seconds=r['seconds'],
-                              **{f'{g} {m.replace("_dice", "").replace("false_positive_px_on_empty_slices", "false px")}': r[kind][g][m] for g, ms in GROUNDS.items() for m in ms}))
+            short = lambda m: m.replace('_dice', '').replace('false_positive_px_on_empty_slices', 'false px')
+            figures = {f'{g} {short(m)}': r[kind][g][m] for g, ms in GROUNDS.items() for m in ms}
+            found.append(dict(setting=r['setting'], weights=kind, seed=r['seed'], seconds=r['seconds'], **figures))
     return pd.DataFrame(found)
 
 
@@ -125,7 +136,8 @@ def main():
     args = parser.parse_args()
     if args.table:
         t = table(args.out)
-        return print(t.groupby(['setting', 'weights']).mean(numeric_only=True).drop(columns='seed').round(4).to_string())
+        return print(t.groupby(['setting',
+                                'weights']).mean(numeric_only=True).drop(columns='seed').round(4).to_string())
     import torch
     torch.set_num_threads(args.threads)
     for seed in args.seeds:
@@ -135,7 +147,9 @@ def main():
             print(f'{name}, seed {seed}', flush=True)
             result = run(recipe, seed, args)
             write(path, dict(result, setting=name))
-            print('   ', {k: {g: [result[k][g][m] for m in ms] for g, ms in GROUNDS.items()} for k in ('best', 'last')}, f"{result['seconds']} s", flush=True)
+            print('   ',
+                  {k: {g: [result[k][g][m] for m in ms] for g, ms in GROUNDS.items()} for k in ('best', 'last')},
+                  f"{result['seconds']} s", flush=True)
 
 
 if __name__ == '__main__': main()

@@ -1,6 +1,8 @@
-"""From a liver or from cats and dogs? Patient 1 alone is trained on, patient 17 measured, for the same epochs of the same network.
+"""Training from a liver network or from ImageNet: on patient 1 alone, measured on patient 17, with the same network and
+epochs.
 
-    python benchmarks/start.py          # from the network that ships, and from EfficientNet-Lite0's ImageNet weights; 1, 2 and 4 epochs
+    python benchmarks/start.py          # from the network that ships, and from EfficientNet-Lite0's ImageNet weights;
+                                        # 1, 2 and 4 epochs
 """
 
 import argparse, json, shutil
@@ -19,11 +21,13 @@ def one(start, epochs, data, args):
     meta = read_meta(model_path('liver'))
     how = dict(start='liver', lr=args.lr) if start == 'liver' else {k: meta[k] for k in ('arch', 'decoder', 'size')}
     model = args.work / f'models/start_{start}_{epochs}'
-    for old in model.parent.glob(f'*{model.name}*'): shutil.rmtree(old) # a run that was stopped, too: its time would be too short
+    # a run that was stopped, too: its time would be too short
+    for old in model.parent.glob(f'*{model.name}*'): shutil.rmtree(old)
     with Clock() as clock: train(data, model, 'cpu', epochs=epochs, seed=42, say=lambda s: None, **how)
     net, meta = load_model(model)
     found = figures(rows(net, meta, data, read_manifest(data, ['test'])))
-    return dict(start=start, epochs=epochs, seconds=clock.wall, dice=found['mean_case_dice'], mean_slice_dice=found['mean_slice_dice'])
+    return dict(start=start, epochs=epochs, seconds=clock.wall, dice=found['mean_case_dice'],
+                mean_slice_dice=found['mean_slice_dice'])
 
 
 def main():
@@ -38,7 +42,8 @@ def main():
     data = pair(1, [(0, 255)], args.real, args.work, 'wide')
     net, meta, _ = open_model('liver', 'cpu')
     before = figures(rows(net, meta, data, read_manifest(data, ['test'])))
-    runs = [dict(start='liver', epochs=0, seconds=0, dice=before['mean_case_dice'], mean_slice_dice=before['mean_slice_dice'])]
+    runs = [dict(start='liver', epochs=0, seconds=0, dice=before['mean_case_dice'],
+                 mean_slice_dice=before['mean_slice_dice'])]
     for epochs in args.epochs:
         for start in ('liver', 'imagenet'):
             runs.append(one(start, epochs, data, args))

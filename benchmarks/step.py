@@ -15,9 +15,11 @@ BATCH = 8
 
 
 def settings(arch):
-    "name: (channels last, fused optimiser, bfloat16, depthwise convolutions in float32); 'all' is what `train` does here"
+    """name: (channels last, fused optimiser, bfloat16, depthwise convolutions in float32); 'all' is what `train` does
+    here"""
     from liverseg.train import in_precision
-    yes = dict(plain=(0, 0, 0, 0), channels_last=(1, 0, 0, 0), fused=(0, 1, 0, 0), bf16=(0, 0, 1, 1), all=(1, 1, bool(in_precision("auto", "cpu")), 1))
+    yes = dict(plain=(0, 0, 0, 0), channels_last=(1, 0, 0, 0), fused=(0, 1, 0, 0), bf16=(0, 0, 1, 1),
+               all=(1, 1, bool(in_precision("auto", "cpu")), 1))
     return yes | (dict(all_but_depthwise=(1, 1, 1, 0)) if arch == 'lite' else {})
 
 
@@ -58,11 +60,13 @@ def steps(arch, size, rounds):
 
 
 def epochs(arch, size, data, rounds):
-    "Seconds a batch of an epoch through fastai with everything around it, of a bare loop on the same batches, and of its loading and augmentation, in turn"
+    """Seconds a batch of an epoch through fastai with everything around it, of a bare loop on the same batches, and of
+    its loading and augmentation, in turn"""
     from liverseg.data import training_table
     from liverseg.train import _learner
     from liverseg.recipe import Recipe
-    learn = _learner(data, training_table(data), Recipe(size=size, arch=arch, pretrained=False, batch_size=BATCH, loss='ce'), 'cpu')
+    learn = _learner(data, training_table(data),
+                     Recipe(size=size, arch=arch, pretrained=False, batch_size=BATCH, loss='ce'), 'cpu')
     stepper = Stepper(arch, size, *settings(arch)['all'])
     n = len(learn.dls.train)
     learn.dls.valid.get_idxs = lambda: [0]  # training alone is looked at
@@ -78,7 +82,8 @@ def epochs(arch, size, data, rounds):
         for _ in learn.dls.train: pass
     with learn.no_bar(), learn.no_logging():
         for _ in range(rounds):
-            timed('fastai', lambda: learn.fit(1, 1e-6)); timed('bare', bare); timed('items', items); timed('batches', batches)
+            timed('fastai', lambda: learn.fit(1, 1e-6))
+            timed('bare', bare); timed('items', items); timed('batches', batches)
     return {k: min(v) for k, v in took.items()}
 
 
@@ -87,10 +92,13 @@ def report(arch, size, data, rounds):
     parts, e = steps(arch, size, rounds), epochs(arch, size, data, 2)
     print(f'\n{arch}, {size} px, batch {BATCH}, {torch.get_num_threads()} threads; seconds a step')
     for name, (f, b, o) in parts.items():
-        print(f'  {name:18} {f + b + o:.3f}  to plain {(f + b + o)/sum(parts["plain"]):.2f}  (forward {f:.3f}, backward {b:.3f}, optimiser {o:.3f})')
+        print(f'  {name:18} {f + b + o:.3f}  to plain {(f + b + o)/sum(parts["plain"]):.2f}  (forward {f:.3f}, '
+              f'backward {b:.3f}, optimiser {o:.3f})')
     f, b, o = parts['all']
-    shares = dict(loading=e['items'], augmentation=e['batches'] - e['items'], forward=f, backward=b, optimiser=o, fastai=e['fastai'] - e['bare'])
-    print('  of an epoch: ' + ', '.join(f'{k} {v/e["fastai"]:.1%}' for k, v in shares.items()) + f'; {e["fastai"]:.3f} s a batch, a bare loop {e["bare"]:.3f}')
+    shares = dict(loading=e['items'], augmentation=e['batches'] - e['items'], forward=f, backward=b, optimiser=o,
+                  fastai=e['fastai'] - e['bare'])
+    print('  of an epoch: ' + ', '.join(f'{k} {v/e["fastai"]:.1%}' for k, v in shares.items())
+          + f'; {e["fastai"]:.3f} s a batch, a bare loop {e["bare"]:.3f}')
     return dict(arch=arch, size=size, steps=parts, epoch=e, shares={k: v/e['fastai'] for k, v in shares.items()})
 
 

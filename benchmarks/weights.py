@@ -1,12 +1,14 @@
-"""The network that ships: trained, measured, and put into liverseg/weights/, from ../shared/data alone; steps that are done are skipped.
+"""The network that ships: trained, measured, and put into liverseg/weights/, from ../shared/data alone; steps that are
+done are skipped.
 
-    python benchmarks/weights.py               # what `make weights` runs; two trainings side by side, a thread each
+    python benchmarks/weights.py               # what `make weights` runs; two trainings side by side, one thread each
     python benchmarks/weights.py --no-folds    # without the two trainings of half of the patients
     python benchmarks/weights.py --train half0 # one of the trainings alone: liver, half0 or half1
 
-It is trained on what may train weights that ship (`common.free`): msd2d, one whole volume of it, slices without liver. Patients 1 and 17
-and the slices of curvas2d are in no training. Two more trainings, each of half of the patients, are asked about the other half: how much false liver
-there is on pictures that were not trained on, and how good a mask is whose network promises so and so much.
+It is trained on what may train weights that ship (`common.free`): msd2d, one whole volume of it, slices without liver.
+Patients 1 and 17 and the slices of curvas2d are in no training. Two more networks, each trained on half of the
+patients, are run on the other half. They show how much false liver there is on pictures outside the training, and how
+good a mask is, given the network's own estimate.
 """
 
 import argparse, json, os, shutil, subprocess, sys
@@ -20,14 +22,15 @@ import torch
 from common import HERE, REAL, WORK, Clock, away, figures, free, machine, rows, write
 from liverseg.liver import model_path
 
-RECIPE = dict(size=256, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3, save='best', seed=42)
+RECIPE = dict(size=256, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3,
+              save='best', seed=42)
 TRAININGS = ('liver', 'half0', 'half1')
 LICENCE = 'CC BY-SA 4.0'
 CARD = 'card.json'
 
 
 def trained(data, model):
-    "Train, or go on, or do nothing"
+    "Train, resume, or do nothing"
     from liverseg.data import training_table
     from liverseg.manifest import content_hash
     from liverseg.train import train
@@ -35,7 +38,8 @@ def trained(data, model):
     if not (model / 'model.json').is_file(): train(data, model, say=lambda s: print('   ', s, flush=True), **RECIPE)
     if not (told := model.with_name(f'{model.name}.machine.json')).is_file(): write(told, machine())
     meta, now = read_meta(model), dict(RECIPE, data=content_hash(data, training_table(data)))
-    if other := [k for k, v in now.items() if meta.get(k) != v]: sys.exit(f'{model}: was trained with another {other[0]}; remove it, or name another --work')
+    if other := [k for k, v in now.items() if meta.get(k) != v]:
+        sys.exit(f'{model}: was trained with another {other[0]}; remove it, or name another --work')
     return model
 
 
@@ -63,15 +67,19 @@ def train_all(names, args):
     for name in names: slices_of(name, args)
     gpu = torch.cuda.is_available()
     env = dict(os.environ) | ({} if gpu else dict(OMP_NUM_THREADS='1', OMP_WAIT_POLICY='PASSIVE'))
-    command = lambda name: [sys.executable, '-W', 'ignore', __file__, '--train', name, '--real', args.real, '--work', args.work]
-    with ThreadPoolExecutor(1 if gpu else 2) as pool: return list(pool.map(lambda name: subprocess.run(command(name), env=env, check=True), names))
+    command = lambda name: [sys.executable, '-W', 'ignore', __file__, '--train', name, '--real', args.real, '--work',
+                            args.work]
+    with ThreadPoolExecutor(1 if gpu else 2) as pool:
+        return list(pool.map(lambda name: subprocess.run(command(name), env=env, check=True), names))
 
 
 def shipped(model, folder, **more):
-    "Write the package's files from a trained model: weights in 16 bits, and a description that says whose licence they have"
+    """Write the package's files from a trained model: weights in 16 bits, and a description that says whose licence
+    they have"""
     from liverseg.save import load_model, save_model
     net, meta = load_model(model)
-    save_model(net, dict({k: v for k, v in meta.items() if k not in ('sha256', 'half')}, licence=LICENCE, **more), folder, half=True)
+    save_model(net, dict({k: v for k, v in meta.items() if k not in ('sha256', 'half')}, licence=LICENCE, **more),
+               folder, half=True)
 
 
 def measured(model, args):
@@ -106,16 +114,19 @@ def own_and_true(net, meta, folder, table):
     found = []
     for subject, rows in table.groupby('subject'):
         own, both, true = OwnDice(), 0, 0
-        for row, prob in zip(rows.itertuples(), slice_probs(net, meta, (PixelForm.of(meta).read(folder / f) for f in rows['image']))):
+        for row, prob in zip(rows.itertuples(),
+                             slice_probs(net, meta, (PixelForm.of(meta).read(folder / f) for f in rows['image']))):
             mask, truth = prob > .5, read_slice_mask(folder / row.mask, prob.shape) > 0
             own.add(prob, mask)
             both, true = both + int((mask & truth).sum()), true + int(truth.sum())
-        found.append(dict(subject=subject, own=own.dice, dice=float(dice_from_counts(both, own.size, true)), true_px=true))
+        found.append(dict(subject=subject, own=own.dice, dice=float(dice_from_counts(both, own.size, true)),
+                          true_px=true))
     return found
 
 
 def left_out(args):
-    "Two networks, each of half of the patients, asked about the other half: false liver on slices without, and own and true Dice of patients with"
+    """Two networks, each trained on half of the patients and run on the other half: false liver on slices without
+    liver, and own and true Dice of patients with it"""
     from liverseg.manifest import read_manifest
     from liverseg.pixels import PixelForm, resize_mask
     from liverseg.models import open_model
@@ -128,15 +139,17 @@ def left_out(args):
         cases += [dict(c, half=k) for c in own_and_true(net, meta, whole, table) if c['true_px']]
         table = table[table['liver_px'] == 0]
         probs = slice_probs(net, meta, (PixelForm.of(meta).read(whole / f) for f in table['image']))
-        empty += [dict(subject=r.subject, z=r.z, px=int(resize_mask(p > .5, (256, 256)).sum())) for r, p in zip(table.itertuples(), probs)]
+        empty += [dict(subject=r.subject, z=r.z, px=int(resize_mask(p > .5, (256, 256)).sum())) for r,
+                  p in zip(table.itertuples(), probs)]
     px = np.array([f['px'] for f in empty])
     missed = [c for c in cases if c['own'] is None] # a liver of which nothing was found promises nothing
-    false = dict(missed_livers=len(missed), slices=len(px), mean_px=round(float(px.mean()), 2), empty=round(float((px == 0).mean()), 4), worst=sorted(empty, key=lambda f: -f['px'])[:10])
+    false = dict(missed_livers=len(missed), slices=len(px), mean_px=round(float(px.mean()), 2),
+                 empty=round(float((px == 0).mean()), 4), worst=sorted(empty, key=lambda f: -f['px'])[:10])
     return false, [c for c in cases if c['own'] is not None]
 
 
 def expectation(cases, args):
-    "How the promise of a mask is to be read, tried on the half that the line was not fitted to, and on other hospitals"
+    "The line from a mask's own estimate to its Dice, tried on the other half and on other hospitals"
     from scipy.stats import spearmanr
     from liverseg.models import open_model
     from liverseg.trust import expected_dice, fit_expected_dice
@@ -144,13 +157,16 @@ def expectation(cases, args):
     told = [dict(expected=expected_dice(c['own'], fits[c['half']]), dice=round(c['dice'], 4)) for c in cases]
     order, bad = np.argsort([t['expected'] for t in told]), np.argsort([t['dice'] for t in told])[:len(told)//10]
     card = dict(fit=fit_expected_dice(*zip(*((c['own'], c['dice']) for c in cases))), cases=len(cases),
-                rank_correlation=round(float(spearmanr([t['expected'] for t in told], [t['dice'] for t in told])[0]), 3),
-                worst_tenth_among_the_lowest_quarter=f'{len(set(bad) & set(order[:len(told)//4]))} of {len(bad)}', left_out=told)
+                rank_correlation=round(float(spearmanr([t['expected'] for t in told], [t['dice'] for t in told])[0]),
+                                       3),
+                worst_tenth_among_the_lowest_quarter=f'{len(set(bad) & set(order[:len(told)//4]))} of {len(bad)}',
+                left_out=told)
     net, meta, _ = open_model(args.out, 'cpu')
     for name, (folder, table) in away(args.real, args.work).items():
         found = [c for c in own_and_true(net, meta, folder, table) if c['true_px'] and c['own']]
         pairs = [(expected_dice(c['own'], card['fit']), round(c['dice'], 4)) for c in found]
-        card[name] = dict(cases=pairs) | (dict(rank_correlation=round(float(spearmanr(*zip(*pairs))[0]), 3)) if len(pairs) > 2 else {})
+        card[name] = dict(cases=pairs) | (dict(rank_correlation=round(float(spearmanr(*zip(*pairs))[0]), 3))
+                                          if len(pairs) > 2 else {})
     return card
 
 
@@ -172,9 +188,12 @@ def trunk(model, args):
     scan, truth = scans(args.real, args.work)['trunk']
     found, true = Segmenter.load(model, 'cpu').segment(scan), read_mask(truth).data > 0
     thin = (slice(None, None, 2),)*2 # every second row and column is enough to tell 30 mm
-    near = ndimage.distance_transform_edt(~true[thin], (2*found.scan.spacing[0], 2*found.scan.spacing[1], found.scan.spacing[2])) <= 30
+    near = ndimage.distance_transform_edt(~true[thin],
+                                          (2*found.scan.spacing[0], 2*found.scan.spacing[1],
+                                           found.scan.spacing[2])) <= 30
     near = near.repeat(2, 0).repeat(2, 1)[:true.shape[0], :true.shape[1]]
-    return dict(slices=true.shape[2], far_voxels=int(found.mask[~near].sum()), dice=round(dice(found.mask, true), 4), seconds=found.how['seconds'])
+    return dict(slices=true.shape[2], far_voxels=int(found.mask[~near].sum()), dice=round(dice(found.mask, true), 4),
+                seconds=found.how['seconds'])
 
 
 def main():
@@ -182,14 +201,18 @@ def main():
     parser.add_argument('--real', type=Path, default=REAL, help='folder with the real slices and volumes')
     parser.add_argument('--work', type=Path, default=WORK.parent / 'weights', help='folder for slices and models')
     parser.add_argument('--out', type=Path, default=model_path(), help='folder of the package')
-    parser.add_argument('--no-folds', dest='folds', action='store_false', help='leave out the two trainings of half of the patients')
+    parser.add_argument('--no-folds', dest='folds', action='store_false',
+                        help='leave out the two trainings of half of the patients')
     parser.add_argument('--train', choices=TRAININGS, help='do this training and nothing else')
     args = parser.parse_args()
     if args.train: return trained(slices_of(args.train, args), args.work / f'models/{args.train}')
     train_all(TRAININGS if args.folds else TRAININGS[:1], args)
     model = args.work / 'models/liver'
     shipped(model, args.out)
-    card = dict(machine=machine(), recipe=RECIPE, training=dict(seconds=seconds(model), machine=json.loads(model.with_name('liver.machine.json').read_text())), **measured(args.out, args))
+    card = dict(machine=machine(), recipe=RECIPE,
+                training=dict(seconds=seconds(model),
+                              machine=json.loads(model.with_name('liver.machine.json').read_text())),
+                **measured(args.out, args))
     card['trunk'] = trunk(args.out, args)
     write(args.out / CARD, card)
     if args.folds:

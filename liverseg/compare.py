@@ -27,7 +27,7 @@ from .work import as_cell, atomic_write, BadInput, check_target, each, from_cell
 def mask_pairs(
     pred, # folder of predicted masks
     truth, # folder of true masks, of the same names
-    say=print, # takes what is worth telling
+    say=print, # takes each remark
 ) -> list: # (name, predicted file, true file)
     "The masks of two folders by their names; raises `BadInput`"
     ours, true = _named_masks(pred), _named_masks(truth)
@@ -45,7 +45,7 @@ def _few(names): return ', '.join(names[:3]) + ' …'*(len(names) > 3)
 def _named_masks(folder):
     "Name to file of a folder's NIfTI files"
     folder = Path(folder)
-    if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with a NIfTI mask a case')
+    if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with one NIfTI mask per case')
     files = [p for p in sorted(folder.iterdir())
              if p.name.lower().endswith(('.nii', '.nii.gz', '.hdr')) and p.name[0] != '.']
     if odd := [p for p in files if printable(p.name) != p.name]:
@@ -80,18 +80,18 @@ def _predicted(vol, liver):
     except NoLiver as e: return np.zeros(vol.data.shape, np.uint8), str(e).rpartition('; ')[0]
 
 def _numbered(vols, liver, pred_liver):
-    "A remark if both sides share one list of labels and each has others of them; 2 may be missing, as tumours are"
+    "A remark if both sides share one list of labels but use different ones; 2 (tumour) may be missing on one side"
     pred, true = ([n for n in liver if (v.data == n).any()] for v in vols)
     if pred_liver or not pred or not true or not (set(pred) ^ set(true)) - {2}: return ''
     said = lambda labels: ' and '.join(f'{n:g}' for n in labels)
     return (f'{vols[0].path}: of the labels of --liver it has {said(pred)}, its truth {said(true)}; '
-            'if they number organs otherwise, give --pred-liver too')
+            'if they number organs differently, give --pred-liver too')
 
 def _all_missed(odd, pred):
-    "Raise `BadInput` if no prediction of several has any of the labels: rather a wrong number than so many misses"
+    "Raise `BadInput` if several predictions all lack the labels: a wrong number is likelier than so many misses"
     missed = [note for note in odd if 'none of them is' in note]
     if len(missed) == len(odd) > 1:
-        raise BadInput(f'{missed[0]}, nor has any other of the {len(odd)} masks of {pred}; mend --pred-liver')
+        raise BadInput(f'{missed[0]}, nor has any other of the {len(odd)} masks of {pred}; fix --pred-liver')
 
 # %% ../nbs/52_compare.ipynb #7074af98
 def evaluate_masks(
@@ -102,7 +102,7 @@ def evaluate_masks(
     tolerance: float = TOLERANCE, # mm, for NSD
     workers: int = 1, # processes
     pred_liver: tuple = (), # the predictions' labels, if others: 5 for TotalSegmentator's
-    say=print, # takes what is worth telling
+    say=print, # takes each remark
 ) -> dict: # what summary.json holds
     "Measure masks and write the report; raises `BadInput`"
     check_target(report, REPORT_FILES, 'summary.json')
@@ -120,17 +120,17 @@ def evaluate_masks(
 
 # %% ../nbs/52_compare.ipynb #cb9c4a2a
 def _say_what_is_odd(pairs, spacing, odd, pred, say):
-    "Say which labels are odd and which headers tell no voxel size; raises `BadInput` if all livers were missed"
+    "Report odd labels and headers without a voxel size; raises `BadInput` if all livers were missed"
     _all_missed(odd, pred)
-    empty = ', so it counts as empty; if that is wrong, mend --pred-liver'
+    empty = ', so it counts as empty; if that is wrong, fix --pred-liver'
     for remark in filter(None, odd): say(f'warning: {remark}' + empty*('none of them is' in remark))
     blind = [name for (name, *_), mm in zip(pairs, spacing) if not np.isfinite(mm).all()]
     if blind:
-        say(f'the headers of {", ".join(blind)} do not tell the voxel size, so there are no distances and volumes')
+        say(f'the headers of {", ".join(blind)} do not give the voxel size, so there are no distances and volumes')
 
 # %% ../nbs/52_compare.ipynb #cff9b4cf
 def _draw_outlines(pairs, labels, ax, subject, z):
-    "One slice's outlines, for lack of a scan on nothing, in the patient's proportions"
+    "Outlines of one slice without the scan, in the patient's proportions"
     vols = [read_volume(f, fill=0) for f in pairs[subject][1:]]
     pred, true = (to_slices(_predicted(v, which)[0])[z] for v, which in zip(vols, labels))
     outline(ax, true, pred)
@@ -181,7 +181,7 @@ def add_comparison(
     report, # folder of a report; gets against.csv and against.json
     against, # folder of another, of the same cases
 ) -> dict: # what against.json holds
-    "Keep a comparison beside the report that it is about, and in its page; raises `BadInput`"
+    "Add a comparison to a report, as files and in its page; raises `BadInput`"
     table, found = compare_reports(report, against)
     page = Path(report)/'report.html'
     if page.is_file(): # older reports have none

@@ -627,7 +627,7 @@ def write_series(
     codes: str = 'LPS', # where columns, rows and slices point: LPS is axial as scanners write it, PIR sagittal
     **changes, # DICOM keywords with another value, a function of n, or None for 'leave it out'
 ) -> list: # the files, by n
-    "Write a volume as a DICOM series, one file a slice; the same volume gives the same bytes"
+    "Write a volume as a DICOM series, one file per slice; the same volume gives the same bytes"
     pydicom, folder = _pydicom(folder), Path(folder)
     img = stored_as(nib.Nifti1Image(hu, affine), codes)
     hu, lps = np.asarray(img.dataobj), _LPS @ img.affine
@@ -700,7 +700,7 @@ def make_cohort(
 # %% ../nbs/92_phantom.ipynb #0e3c3f8b
 @cache
 def _book():
-    "`book/`, or under test a folder of this process's own that goes when it ends"
+    "`book/`, or under test a folder of this process's own that is removed when it ends"
     if not os.environ.get('IN_TEST'): return Path('book')
     own = tempfile.mkdtemp()
     Finalize(None, shutil.rmtree, (own, True), exitpriority=0) # unlike atexit, this runs in worker processes too

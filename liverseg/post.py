@@ -24,7 +24,7 @@ def pieces(
 
 # %% ../nbs/61_post.ipynb #ed0dae5d
 def _kept(mask, wanted):
-    "The pieces whose sizes `wanted` likes"
+    "The pieces whose sizes `wanted` accepts"
     box, numbers, sizes = pieces(mask)
     out = np.zeros(mask.shape, np.uint8)
     keep = np.append(False, wanted(sizes))

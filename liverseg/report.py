@@ -66,7 +66,7 @@ def dice_picture(
 def volume_picture(
     cases: pd.DataFrame, # dice, volume_ml_true
 ) -> Picture:
-    "Dice against the liver's size: are the small ones the bad ones?"
+    "Dice against the liver's size, which shows whether small livers are the bad ones"
     fig, ax = _axes('Dice by size of the liver', 'true volume, mL', 'Dice')
     ax.plot(cases['volume_ml_true'], cases['dice'], 'o', color='tab:blue')
     return fig
@@ -101,7 +101,7 @@ def height_picture(
 def reliability_picture(
     bins: list, # of dict: pixels, probability (their mean, 0…1) and liver (share, 0…1), None where there are no pixels
 ) -> Picture:
-    "Share of liver by probability of liver, bin by bin (Guo et al., ICML 2017); who can be believed is on the diagonal"
+    "Share of liver by probability of liver, bin by bin (Guo et al., ICML 2017); on the diagonal they can be believed"
     fig, ax = _axes('Can the probabilities be believed?', 'probability of liver', 'share that is liver')
     found = pd.DataFrame(bins, columns=['pixels', 'probability', 'liver'])
     share = found['pixels']/max(1, found['pixels'].sum())

@@ -22,7 +22,7 @@ NOTHING = .02 # probabilities below it are taken for none
 
 @dataclass
 class OwnDice:
-    "The Dice that a network's own probabilities promise its mask, summed over slices"
+    "The Dice that a network's probabilities predict for its own mask, summed over slices"
     prob: float = 0. # sum of the probabilities
     inside: float = 0. # of those inside the mask
     size: int = 0 # pixels of the mask
@@ -43,7 +43,7 @@ def fit_expected_dice(
     own, # numbers 0…1: OwnDice of cases outside the training; None is left out, all kept within 0.001 to 0.999
     true, # the Dice of the same cases, 0…1
 ) -> dict: # JSON values: slope and offset of the logits' line, sd about it, cases, rank correlation of own and true
-    "Fit the true Dice to the promised one, both as logits; raises `ValueError` for fewer than 5 cases"
+    "Fit the true Dice to the network's own estimate, both as logits; raises `ValueError` for fewer than 5 cases"
     kept = [(o, t) for o, t in zip(own, true) if o is not None and t is not None]
     if len(kept) < 5: raise ValueError(f'{len(kept)} cases are too few for a line')
     x, y = _logit(np.clip(kept, .001, .999)).T
@@ -104,7 +104,7 @@ def _triage_figure(row, picture):
 def triage_path(
     folder, # with the masks
 ) -> Path: # of its triage.html
-    "Where the page goes; raises `BadInput` for a page of that name that is not ours"
+    "Where the page goes; raises `BadInput` if a file of that name is not ours"
     path = Path(folder)/'triage.html'
     # a pipe would never be read to its end
     if os.path.lexists(path) and not (path.is_file() and MARK_TRIAGE.encode() in path.read_bytes()[:200]):

@@ -14,7 +14,8 @@ LIVERSEG = [str(Path(sys.executable).with_name('liverseg'))]
 
 def run(*args, ok=None, env=None, **kwargs):
     "Run `liverseg` as a user would; `ok` is the exit status that must come out"
-    done = subprocess.run([*LIVERSEG, *map(str, args)], capture_output=True, text=True, env={**os.environ, **(env or {})}, **kwargs)
+    done = subprocess.run([*LIVERSEG, *map(str, args)], capture_output=True, text=True,
+                          env={**os.environ, **(env or {})}, **kwargs)
     assert 'Traceback' not in done.stderr, done.stderr
     if ok is not None:
         assert done.returncode == ok, done.stdout + done.stderr
@@ -53,7 +54,8 @@ def png(cohort, tmp_path_factory):
 def model(png, tmp_path_factory):
     "A model trained for two epochs, good enough to be run"
     folder = tmp_path_factory.mktemp('model') / 'model'
-    run('train', png, folder, '--size', 64, '--epochs', 2, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu', ok=0)
+    run('train', png, folder, '--size', 64, '--epochs', 2, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu',
+        ok=0)
     return folder
 
 

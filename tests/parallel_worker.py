@@ -1,4 +1,5 @@
-"""Train a few steps with BatchNorm frozen, alone or as one of several processes, and write losses and weights: `parallel_worker.py PNG OUT`."""
+"""Train a few steps with BatchNorm frozen, alone or as one of several processes, and write losses and weights:
+`parallel_worker.py PNG OUT`."""
 import sys
 from pathlib import Path
 
@@ -26,11 +27,13 @@ class Watch(Callback):
 
 png, out, share = sys.argv[1], Path(sys.argv[2]), max(num_distrib(), 1)
 table = training_table(png)
-train, valid = table[~table['is_valid'] & (table['liver_px'] > 0)].head(N), table[table['is_valid']].head(11)  # an odd number, so that one is shown twice
+# an odd number, so that one is shown twice
+train, valid = table[~table['is_valid'] & (table['liver_px'] > 0)].head(N), table[table['is_valid']].head(11)
 assert len(train) == N
 import pandas as pd
 set_seed(0)
-dls = liver_dls(png, pd.concat([train, valid], ignore_index=True), size=64, bs=BATCH//share, augment='none', device='cpu')
+dls = liver_dls(png, pd.concat([train, valid], ignore_index=True), size=64, bs=BATCH//share, augment='none',
+                device='cpu')
 order = torch.arange(N)
 if share == 1: order = order.view(2, -1, BATCH//2).transpose(0, 1).flatten()  # as two processes meet them
 dls.train.get_idxs = order.tolist

@@ -1,4 +1,5 @@
-"Run notebooks in place and keep their outputs, less those of bars and widgets: `python tests/run_notebooks.py NOTEBOOK…`"
+"""Run notebooks in place and keep their outputs, less those of bars and widgets: `python tests/run_notebooks.py
+NOTEBOOK…`"""
 import sys
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def without_widgets(book):
 def run(path):
     "Execute one notebook in its own folder; an error in a cell stops the run"
     book = nbformat.read(path, as_version=4)
-    NotebookClient(book, timeout=1200, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}}).execute()
+    NotebookClient(book, timeout=1200, kernel_name='python3',
+                   resources={'metadata': {'path': str(path.parent)}}).execute()
     for cell in book.cells:
         if cell.cell_type == 'code':
             cell.outputs = [o for o in cell.outputs if not left_by_a_bar(o)]

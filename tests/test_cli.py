@@ -1,7 +1,8 @@
 "The command line as a user meets it: help, exit status, and the whole job."
 import json
-import sys
+import re
 import subprocess
+import sys
 
 import click
 import nibabel as nib
@@ -13,7 +14,7 @@ from PIL import Image
 from conftest import content, run
 from liverseg.cli import main
 
-COMMANDS = ('download', 'check', 'convert', 'import-slices', 'train', 'evaluate', 'predict', 'demo')
+COMMANDS = ('download', 'check', 'convert', 'import-slices', 'train', 'evaluate', 'predict', 'export', 'demo')
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -181,6 +182,15 @@ def test_the_choices_are_those_of_the_library():
     choices = {p.name: tuple(p.type.choices) for p in main.commands['train'].params if hasattr(p.type, 'choices')}
     assert choices['arch'] == ARCHS and choices['decoder'] == DECODERS
     assert set(choices['loss']) == set(LOSSES) and set(choices['augment']) == {'none', *AUGMENT}
+
+
+@pytest.mark.parametrize('command', ['evaluate', 'predict'])
+def test_help_counts_the_views(command):
+    from liverseg.tta import VIEWS
+    tta, = (p for p in main.commands[command].params if p.name == 'tta')
+    assert tuple(tta.type.choices) == tuple(VIEWS)
+    told = {name: int(n) for n, name in re.findall(r'(\d)(?: views)? of (\w+)', tta.help)}
+    assert told == {name: len(views) for name, views in VIEWS.items() if name != 'none'}
 
 
 def test_the_defaults_are_those_of_the_library():

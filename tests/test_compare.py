@@ -104,7 +104,7 @@ def test_a_liver_that_a_network_for_many_organs_missed(folders):
     assert 'case2.nii: has the labels 0, 1, and none of them is 5, so it counts as empty' in found
     assert 'mean 0.6667' in found
     assert 'nor has any other of the 3 masks' in (found := told(folders, pred_liver=(6,)))
-    assert found.endswith('mend --pred-liver')
+    assert found.endswith('fix --pred-liver')
     for k in (0, 1):
         for side in ('truth', 'pred'): next((folders / side).glob(f'case{k}.*')).unlink()
     assert 'mean 0.0000' in told(folders, pred_liver=(5,))

@@ -1,4 +1,5 @@
-"Reading DICOM folders: the order, the numbers and the geometry, against NIfTI, against SimpleITK, and on damaged files."
+"""Reading DICOM folders: the order, the numbers and the geometry, against NIfTI, against SimpleITK, and on damaged
+files."""
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,8 @@ def test_simpleitk_sees_the_same(tmp_path, affine, axes):
 
 def test_names_and_numbers_do_not_matter(tmp_path):
     files = write(tmp_path / 'a', InstanceNumber=lambda n: (7*n) % 12)
-    for f, n in zip(files, np.random.default_rng(1).permutation(12)): shutil.copy(f, (tmp_path / 'b').mkdir(exist_ok=True) or tmp_path / 'b' / f'{n}')
+    for f, n in zip(files, np.random.default_rng(1).permutation(12)):
+        shutil.copy(f, (tmp_path / 'b').mkdir(exist_ok=True) or tmp_path / 'b' / f'{n}')
     a, b = read_series(tmp_path / 'a'), read_series(tmp_path / 'b')
     np.testing.assert_array_equal(a.data, b.data)
     np.testing.assert_array_equal(a.affine, b.affine)
@@ -94,13 +96,16 @@ def test_other_things_in_the_folder(tmp_path):
     write(tmp_path / 'study/short', hu=SUBJECT.hu[:, :, :5])
     write(tmp_path / 'study/mr', hu=np.repeat(SUBJECT.hu, 2, 2), Modality='MR')
     write(tmp_path / 'study/scout', codes='LIA', ImageType=['ORIGINAL', 'PRIMARY', 'LOCALIZER'])
-    write(tmp_path / 'study/dose', hu=np.repeat(SUBJECT.hu, 2, 2), SOPClassUID='1.2.840.10008.5.1.4.1.1.7', ImagePositionPatient=None)
-    for name in ('notes.txt', 'Thumbs.db', 'DICOMDIR', '.hidden', 'ct/picture.png'): (tmp_path / 'study' / name).write_bytes(b'something else')
+    write(tmp_path / 'study/dose', hu=np.repeat(SUBJECT.hu, 2, 2), SOPClassUID='1.2.840.10008.5.1.4.1.1.7',
+          ImagePositionPatient=None)
+    for name in ('notes.txt', 'Thumbs.db', 'DICOMDIR', '.hidden', 'ct/picture.png'):
+        (tmp_path / 'study' / name).write_bytes(b'something else')
     series = read_series(tmp_path / 'study')
     same_voxels(series, SUBJECT.hu, SUBJECT.affine)
     (code, sentence), = series.notes
     assert code == 'several series'
-    for word in ('CT (5 slices', 'MR (24 slices', 'localizer (36 slices', 'secondary capture (24 slices'): assert word in sentence
+    for word in ('CT (5 slices', 'MR (24 slices', 'localizer (36 slices', 'secondary capture (24 slices'):
+        assert word in sentence
     bad(tmp_path / 'study/mr', 'holds no CT but MR (24 slices')
     bad(tmp_path / 'study/scout', 'localizer')
 
@@ -168,7 +173,8 @@ def test_tilt(tmp_path):
 def test_as_nifti(tmp_path):
     write(tmp_path, OBLIQUE)
     img, notes = series_image(tmp_path)
-    assert notes == [] and (int(img.header['qform_code']), int(img.header['sform_code'])) == (1, 1) and img.header.get_xyzt_units()[0] == 'mm'
+    assert notes == [] and (int(img.header['qform_code']), int(img.header['sform_code'])) == (1, 1)
+    assert img.header.get_xyzt_units()[0] == 'mm'
     np.testing.assert_allclose(img.get_qform(), img.get_sform(), atol=1e-4)
     assert img.get_data_dtype() == np.int16
 
@@ -190,7 +196,8 @@ def test_two_phases_in_one_series(tmp_path):
     same_voxels(series, SUBJECT.hu, SUBJECT.affine)
     for f in tmp_path.rglob('image_*'): change(f, lambda ds: delattr(ds, 'AcquisitionNumber'))
     bad(tmp_path, 'no tag tells the two scans')
-    for n, f in enumerate(sorted(tmp_path.rglob('image_*'))): change(f, lambda ds: setattr(ds, 'AcquisitionNumber', n))  # one per slice separates nothing
+    # one per slice separates nothing
+    for n, f in enumerate(sorted(tmp_path.rglob('image_*'))): change(f, lambda ds: setattr(ds, 'AcquisitionNumber', n))
     bad(tmp_path, 'no tag tells the two scans')
 
 
@@ -201,11 +208,13 @@ def test_padding_slope_and_sign(tmp_path):
     expected = SUBJECT.hu.copy()
     expected[:3] = AIR
     same_voxels(read_series(tmp_path / 'pad'), expected, SUBJECT.affine)
-    write(tmp_path / 'half', hu=stored, RescaleIntercept='-1024', RescaleSlope=lambda n: '0.5' if n == 2 else '1', PixelPaddingValue=60000)
+    write(tmp_path / 'half', hu=stored, RescaleIntercept='-1024', RescaleSlope=lambda n: '0.5' if n == 2 else '1',
+          PixelPaddingValue=60000)
     half = read_series(tmp_path / 'half').data
     assert half.dtype == np.float32
     np.testing.assert_array_equal(half[::-1, ::-1, 3], expected[:, :, 3])
-    np.testing.assert_array_equal(half[::-1, ::-1, 2], np.where(expected[:, :, 2] == AIR, AIR, (expected[:, :, 2] + 1024)*.5 - 1024))
+    np.testing.assert_array_equal(half[::-1, ::-1, 2],
+                                  np.where(expected[:, :, 2] == AIR, AIR, (expected[:, :, 2] + 1024)*.5 - 1024))
     write(tmp_path / 'none', RescaleSlope=None, RescaleIntercept=None)
     assert codes(read_series(tmp_path / 'none')) == ['no rescale']
     write(tmp_path / 'flat', RescaleSlope='0')
@@ -215,7 +224,8 @@ def test_padding_slope_and_sign(tmp_path):
 def test_padding_with_the_wrong_sign(tmp_path):
     hu = SUBJECT.hu.copy()
     hu[:3] = -2000
-    for f in write(tmp_path, hu=hu): change(f, lambda ds: ds.add_new('PixelPaddingValue', 'US', 63536))  # −2000, taken for unsigned
+    # −2000, taken for unsigned
+    for f in write(tmp_path, hu=hu): change(f, lambda ds: ds.add_new('PixelPaddingValue', 'US', 63536))
     hu[:3] = AIR
     same_voxels(read_series(tmp_path), hu, SUBJECT.affine)
 
@@ -241,7 +251,9 @@ def transcode(files, syntax):
         assert writer.Write()
 
 
-@pytest.mark.parametrize('syntax', ['RLE', 'JPEGLosslessProcess14_1', 'JPEGLosslessProcess14', 'JPEG2000Lossless', 'JPEGLSLossless'])
+@pytest.mark.parametrize('syntax',
+                         ['RLE', 'JPEGLosslessProcess14_1', 'JPEGLosslessProcess14', 'JPEG2000Lossless',
+                          'JPEGLSLossless'])
 def test_compressed(tmp_path, capfd, syntax):
     files = write(tmp_path)
     if syntax == 'RLE':
@@ -311,11 +323,15 @@ def enhanced(folder, **tags):
     files = write(folder)
     slices = [pydicom.dcmread(f) for f in files]
     ds = slices[0]
-    position, orientation, pixel = ([s.get(key) for s in slices] for key in ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing'))
+    position, orientation, pixel = (
+        [s.get(key) for s in slices] for key in ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing'))
     pixels = [s.pixel_array + np.int16(5) for s in slices]
-    for key in ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'RescaleSlope', 'RescaleIntercept', 'InstanceNumber'): delattr(ds, key)
+    for key in ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'RescaleSlope', 'RescaleIntercept',
+                'InstanceNumber'):
+        delattr(ds, key)
     ds.SOPClassUID, ds.NumberOfFrames = pydicom.uid.EnhancedCTImageStorage, len(slices)
-    ds.SharedFunctionalGroupsSequence = Sequence([group(PlaneOrientationSequence=dict(ImageOrientationPatient=orientation[0]),
+    ds.SharedFunctionalGroupsSequence = Sequence([group(
+        PlaneOrientationSequence=dict(ImageOrientationPatient=orientation[0]),
         PixelMeasuresSequence=dict(PixelSpacing=pixel[0], SliceThickness='9'))])
     order = np.random.default_rng(2).permutation(len(slices))
     ds.PerFrameFunctionalGroupsSequence = Sequence([group(PlanePositionSequence=dict(ImagePositionPatient=position[n]),
@@ -344,7 +360,8 @@ SPOILED = {
     'zeros': lambda b: bytes(len(b)),
     'html': lambda b: b'<html>not found</html>',
     'huge': lambda b: b.replace(b'\x28\x00\x10\x00US\x02\x00' + bytes([36, 0]), b'\x28\x00\x10\x00US\x02\x00\xff\xff'),
-    'no rows': lambda b: b.replace(b'\x28\x00\x10\x00US\x02\x00' + bytes([36, 0]), b'\x28\x00\x10\x00US\x02\x00\x00\x00'),
+    'no rows': lambda b: b.replace(b'\x28\x00\x10\x00US\x02\x00' + bytes([36, 0]),
+                                   b'\x28\x00\x10\x00US\x02\x00\x00\x00'),
     'spacing is text': lambda b: b.replace(b'6.5\\6 ', b'abcdef'),
     'position is text': lambda b: b.replace(b'\x20\x00\x32\x00DS', b'\x20\x00\x32\x00XX'),
 }
@@ -399,9 +416,14 @@ def pack(target, files):
 def ircad_like(tmp_path):
     "3Dircadb1.zip with PATIENT_DICOM.zip and MASKS_DICOM.zip inside, and what macOS adds"
     scan = {f'PATIENT_DICOM/{f.name}': f.read_bytes() for f in write(tmp_path / 'ct')}
-    labels = {f'MASKS_DICOM/liver/{f.name}': f.read_bytes() for f in write(tmp_path / 'liver', hu=(SUBJECT.labels > 0).astype(np.uint8)*255)}
-    inner = pack(tmp_path / 'p.zip', scan | {'__MACOSX/PATIENT_DICOM/._image_0': b'x', 'PATIENT_DICOM/.DS_Store': b'x'}), pack(tmp_path / 'm.zip', labels)
-    return pack(tmp_path / '3Dircadb1.zip', {f'3Dircadb1/3Dircadb1.1/{n}_DICOM.zip': p.read_bytes() for n, p in zip(('PATIENT', 'MASKS'), inner)})
+    labels = {f'MASKS_DICOM/liver/{f.name}': f.read_bytes()
+              for f in write(tmp_path / 'liver', hu=(SUBJECT.labels > 0).astype(np.uint8)*255)}
+    inner = pack(tmp_path / 'p.zip',
+                 scan
+                 | {'__MACOSX/PATIENT_DICOM/._image_0': b'x',
+                    'PATIENT_DICOM/.DS_Store': b'x'}), pack(tmp_path / 'm.zip', labels)
+    return pack(tmp_path / '3Dircadb1.zip',
+                {f'3Dircadb1/3Dircadb1.1/{n}_DICOM.zip': p.read_bytes() for n, p in zip(('PATIENT', 'MASKS'), inner)})
 
 
 def test_through_archives(ircad_like, tmp_path):
@@ -410,7 +432,8 @@ def test_through_archives(ircad_like, tmp_path):
     assert [p.name for p in ls(case / 'PATIENT_DICOM.zip')] == ['PATIENT_DICOM']
     scan = case / 'PATIENT_DICOM.zip/PATIENT_DICOM'
     assert [p.name for p in ls(scan)] == [f'image_{n}' for n in range(12)]
-    assert is_dir(ircad_like) and is_dir(scan) and not is_dir(scan / 'image_0') and is_file(scan / 'image_0') and not is_file(scan / 'image_99') and not is_dir(scan / 'x/y')
+    assert is_dir(ircad_like) and is_dir(scan) and not is_dir(scan / 'image_0') and is_file(scan / 'image_0')
+    assert not is_file(scan / 'image_99') and not is_dir(scan / 'x/y')
     assert read_bytes(scan / 'image_3') == (tmp_path / 'ct/image_3').read_bytes()
     series = read_series(case / 'PATIENT_DICOM.zip')
     same_voxels(series, SUBJECT.hu, SUBJECT.affine)
@@ -449,18 +472,21 @@ def test_dicom_labels(tmp_path):
     write(tmp_path / 'masks', hu=SUBJECT.labels, PixelSpacing=['6', '6'])
     with pytest.raises(BadInput, match='rows and columns run in other directions'): masks_on(series, tmp_path / 'masks')
     shutil.rmtree(tmp_path / 'masks')
-    write(tmp_path / 'masks', hu=SUBJECT.labels[:, :, ::-1], affine=SUBJECT.affine, ImagePositionPatient=lambda n: [float(v) for v in pydicom.dcmread(tmp_path / f'ct/image_{11 - n}').ImagePositionPatient])
+    place = lambda n: list(map(float, pydicom.dcmread(tmp_path / f'ct/image_{11 - n}').ImagePositionPatient))
+    write(tmp_path / 'masks', hu=SUBJECT.labels[:, :, ::-1], affine=SUBJECT.affine, ImagePositionPatient=place)
     with pytest.raises(BadInput, match='by position image_0 belongs to image_11'): masks_on(series, tmp_path / 'masks')
 
 
 @pytest.mark.parametrize('mode', ['L', '1'])
 def test_png_labels_by_name(tmp_path, mode):
-    for n, f in enumerate(reversed(write(tmp_path / 'ct'))): f.rename(f.with_name(f'i{n},0000b.dcm'))  # from head to feet
+    # from head to feet
+    for n, f in enumerate(reversed(write(tmp_path / 'ct'))): f.rename(f.with_name(f'i{n},0000b.dcm'))
     series = read_series(tmp_path / 'ct')
     liver = ((SUBJECT.labels > 0)*255).astype(np.uint8)[::-1, ::-1]
     (tmp_path / 'png').mkdir()
     for n in range(12):
-        Image.fromarray(np.ascontiguousarray(liver[:, :, 11 - n].T)).convert(mode).save(tmp_path / f'png/liver_GT_{n}.png')
+        Image.fromarray(np.ascontiguousarray(liver[:, :,
+                                                   11 - n].T)).convert(mode).save(tmp_path / f'png/liver_GT_{n}.png')
     got = masks_on(series, tmp_path / 'png')
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got > 0, liver > 0)
@@ -473,13 +499,15 @@ def test_png_labels_by_name(tmp_path, mode):
 
 def test_without_pydicom(tmp_path):
     write(tmp_path)
-    code = 'import sys; sys.modules["pydicom"] = None\nfrom liverseg.dicom import read_series\n' + f'read_series({str(tmp_path)!r})'
+    code = ('import sys; sys.modules["pydicom"] = None\nfrom liverseg.dicom import read_series\n'
+            + f'read_series({str(tmp_path)!r})')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert "is DICOM, and the reader is not installed; run pip install -e '.[dicom]' in the checkout" in done.stderr
 
 
 def test_ircad_as_distributed():
-    "Patient 17: the twelve DICOM slices are slices 60…71 of the NIfTI file, rows flipped, at the same place in the patient"
+    """Patient 17: the twelve DICOM slices are slices 60…71 of the NIfTI file, rows flipped, at the same place in the
+    patient"""
     series = read_series(shared('ircad_dicom', 'PATIENT_DICOM'))
     assert series.notes == [] and [f.name for f in series.files] == [f'image_{n}' for n in range(60, 72)]
     nifti = nib.load(shared('ircad', 'test', 'nii', 'ircad_e17_orig.nii.gz'))

@@ -1,4 +1,5 @@
-"The docs site in a real browser: built without a warning, served from below a path, without network, on a wide and a narrow screen."
+"""The docs site in a real browser: built without a warning, served from below a path, without network, on a wide and a
+narrow screen."""
 import json
 import re
 import shutil
@@ -37,17 +38,22 @@ def site(tmp_path_factory):
 def browser():
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
-    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-dev-shm-usage'): options.add_argument(flag)
+    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
+                 '--disable-dev-shm-usage'):
+        options.add_argument(flag)
     options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
     driver.quit()
 
 
-def pages(folder): return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.html') if 'site_libs' not in p.parts)
+def pages(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob('*.html') if 'site_libs' not in p.parts)
 
 
-def wide(browser, width): browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=900, deviceScaleFactor=1, mobile=False))
+def wide(browser, width):
+    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
+                            dict(width=width, height=900, deviceScaleFactor=1, mobile=False))
 
 
 def test_it_is_built_without_a_warning(site):
@@ -68,13 +74,18 @@ def test_every_page_loads_whole_and_fits(site, browser, width):
         for entry in browser.get_log('performance'):
             message = json.loads(entry['message'])['message']
             if message['method'] == 'Network.requestWillBeSent':
-                assert message['params']['request']['url'].startswith((address, 'data:', 'blob:')), f"{page}: {message['params']['request']['url']}"
-        size = browser.execute_script('return [document.documentElement.scrollWidth, document.documentElement.clientWidth]')
+                url = message['params']['request']['url']
+                assert url.startswith((address, 'data:', 'blob:')), f'{page}: {url}'
+        size = browser.execute_script('return [document.documentElement.scrollWidth, '
+                                      'document.documentElement.clientWidth]')
         assert size[0] <= size[1], f'{page} is {size[0]} pixels wide on a screen of {size[1]}'
-        raw = re.search(r'.*\]\((https?:|[\w./-]+\.(ipynb|html)).*', browser.execute_script('return document.querySelector("main").innerText'))
+        raw = re.search(r'.*\]\((https?:|[\w./-]+\.(ipynb|html)).*',
+                        browser.execute_script('return document.querySelector("main").innerText'))
         assert not raw, f'{page}: a link inside a link, or in code: {raw[0]}'
-        assert browser.find_elements('css selector', '.cell-output-stderr, .cell-output-error') == [], f'{page}: a warning or an error among the outputs'
-        dumb = browser.execute_script('return [...document.querySelectorAll("main img")].filter(i => !i.alt).map(i => i.src.slice(0, 80))')
+        wrong = browser.find_elements('css selector', '.cell-output-stderr, .cell-output-error')
+        assert wrong == [], f'{page}: a warning or an error among the outputs'
+        dumb = browser.execute_script('return [...document.querySelectorAll("main img")]'
+                                      '.filter(i => !i.alt).map(i => i.src.slice(0, 80))')
         assert dumb == [], f'{page}: pictures without an alternative text'
         blind = browser.execute_script('return [...document.images].filter(i => !i.naturalWidth).map(i => i.src)')
         assert blind == [], page
@@ -95,7 +106,8 @@ def test_no_link_leads_nowhere(site, browser):
             target = unquote(target) or 'index.html'
             if target.endswith('/'): target += 'index.html'
             if not (folder / target).is_file(): lost.append((page, href))
-            elif anchor and target in ids and unquote(anchor) not in ids[target]: lost.append((page, target + '#' + anchor))
+            elif anchor and target in ids and unquote(anchor) not in ids[target]:
+                lost.append((page, target + '#' + anchor))
     assert lost == []
 
 
@@ -106,7 +118,9 @@ def test_the_search_finds_dice(site, browser):
     box = browser.find_element('css selector', '#quarto-search input, input[type=search], .aa-Input')
     box.send_keys('dice')
     found = WebDriverWait(browser, 10).until(
-        lambda b: b.execute_script('return [...document.querySelectorAll("a[href]")].filter(a => /dice/i.test(a.textContent) && a.closest("[id*=search], [class*=search], [class*=aa-]")).map(a => a.href)'))
+        lambda b: b.execute_script('return [...document.querySelectorAll("a[href]")]'
+                                   '.filter(a => /dice/i.test(a.textContent) && '
+                                   'a.closest("[id*=search], [class*=search], [class*=aa-]")).map(a => a.href)'))
     assert any('evaluate.html' in href or 'metrics.html' in href for href in found), found
 
 
@@ -114,11 +128,14 @@ def test_the_sidebar_lists_every_page(site, browser):
     folder, address, _ = site
     wide(browser, 1300)
     browser.get(address + 'tta.html')
-    listed = {urlparse(a).path.split('/some/where/')[1] for a in browser.execute_script('return [...document.querySelectorAll("#quarto-sidebar a[href]")].map(a => a.href)') if '/some/where/' in a}
+    links = browser.execute_script('return [...document.querySelectorAll("#quarto-sidebar a[href]")].map(a => a.href)')
+    listed = {urlparse(a).path.split('/some/where/')[1] for a in links if '/some/where/' in a}
     assert set(pages(folder)) <= listed
-    titles = browser.execute_script('return [...document.querySelectorAll("#quarto-sidebar a[href]")].filter(a => a.href.endsWith(".html") && !a.textContent.trim()).map(a => a.href)')
+    titles = browser.execute_script('return [...document.querySelectorAll("#quarto-sidebar a[href]")]'
+                                    '.filter(a => a.href.endsWith(".html") && !a.textContent.trim()).map(a => a.href)')
     assert titles == []
 
 
 def test_the_pictures_of_the_site_are_those_of_the_readme():
-    for p in (ROOT / 'img').iterdir(): assert p.read_bytes() == (ROOT / 'nbs/img' / p.name).read_bytes(), f'{p.name}: run `make figures`'
+    for p in (ROOT / 'img').iterdir():
+        assert p.read_bytes() == (ROOT / 'nbs/img' / p.name).read_bytes(), f'{p.name}: run `make figures`'

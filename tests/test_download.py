@@ -1,4 +1,5 @@
-"Downloads from a server on this machine that is slow, lies, breaks off or sends hostile archives: a whole folder, or one sentence and nothing."
+"""Downloads from a server on this machine that is slow, lies, breaks off or sends hostile archives: a whole folder, or
+one sentence and nothing."""
 import gzip
 import hashlib
 import http.server
@@ -31,7 +32,8 @@ from liverseg.work import BadInput, check_target
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch):
     "Requests to this machine do not go through a proxy, and there is no wait between two attempts"
-    for name in ('http_proxy', 'https_proxy', 'all_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'): monkeypatch.delenv(name, raising=False)
+    for name in ('http_proxy', 'https_proxy', 'all_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     monkeypatch.setattr('pooch.core.time.sleep', lambda seconds: None)
 
@@ -113,7 +115,8 @@ def test_a_whole_folder(name, site, server, tmp_path):
     assert files == content(site / 'synth')
     digest = hashlib.sha256((site / name).read_bytes()).hexdigest()
     assert said[1:3] == ['Licence: a licence', 'Cite: a citation']
-    assert f'--sha256 {digest}' in said[3] and '4 files' in said[4] and said[5] == f"Next: liverseg check {tmp_path / 'data'}"
+    assert f'--sha256 {digest}' in said[3] and '4 files' in said[4]
+    assert said[5] == f"Next: liverseg check {tmp_path / 'data'}"
     assert about['files'] == sorted(files) and about['hash'] == f'sha256:{digest}' and about['licence'] == 'a licence'
     assert [p.name for p in tmp_path.iterdir()] == ['data']
     for p in (tmp_path / 'data').rglob('*.nii.gz'): assert not p.stat().st_mode & 0o111
@@ -128,7 +131,8 @@ def test_the_licence_comes_before_the_first_byte(server, good, tmp_path):
 
 def test_returns_the_path_it_was_given(server, good, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert str(download('test', 'new/data', source=served(server, good), say=lambda line: None)) == os.path.join('new', 'data')
+    made = download('test', 'new/data', source=served(server, good), say=lambda line: None)
+    assert str(made) == os.path.join('new', 'data')
     assert (tmp_path / 'new/data/train/nii').is_dir()
 
 
@@ -147,7 +151,8 @@ def test_a_slow_server_is_waited_for(server, good, tmp_path):
 
 def test_a_server_that_recovers(server, good, tmp_path):
     "500 twice and half a file once, then it works; each further attempt is reported"
-    replies = [lambda h: h.send(b'', 500), lambda h: h.send(b'', 503), lambda h: h.send(good[:999], Content_Length=len(good)), lambda h: h.send(good)]
+    replies = [lambda h: h.send(b'', 500), lambda h: h.send(b'', 503),
+               lambda h: h.send(good[:999], Content_Length=len(good)), lambda h: h.send(good)]
     said = get(served(server, lambda h: replies[len(server.asked) - 1](h)), tmp_path / 'data', retries=3)
     assert 'attempt 4' in said and '4 files' in said and len(server.asked) == 4
 
@@ -159,7 +164,8 @@ def test_the_users_own_file(site, tmp_path):
     "The network is not used, and the file stays as it is"
     mine = shutil.copy(site / 'synth.tar', tmp_path / 'mine.bin')
     before = os.stat(mine)
-    said = get(Source('a test', 'http://127.0.0.1:9/x', 'a licence', 'a citation', size=10**18), tmp_path / 'data', file=mine)
+    said = get(Source('a test', 'http://127.0.0.1:9/x', 'a licence', 'a citation', size=10**18), tmp_path / 'data',
+               file=mine)
     assert '4 files' in said and os.stat(mine).st_mtime_ns == before.st_mtime_ns
     assert open(mine, 'rb').read() == (site / 'synth.tar').read_bytes()
 
@@ -228,13 +234,15 @@ def test_what_is_not_a_sha256(server, good, tmp_path):
 
 # The network
 
-@pytest.mark.parametrize('status, words, tries', [(404, '404 Not Found', 1), (403, '403 Forbidden', 1), (500, '500 Internal Server Error', 3)])
+@pytest.mark.parametrize('status, words, tries',
+                         [(404, '404 Not Found', 1), (403, '403 Forbidden', 1), (500, '500 Internal Server Error', 3)])
 def test_an_error_of_the_server(status, words, tries, server, tmp_path):
     said = refused(served(server, lambda h: h.send(b'<html>', status)), tmp_path / 'data', words, retries=2)
     assert server.url in said and '--from FILE' in said and len(server.asked) == tries
 
 
-@pytest.mark.parametrize('url', ['http://127.0.0.1:9/x.zip', 'http://nowhere.invalid/x.zip', 'http://[', 'ftps://127.0.0.1/x'])
+@pytest.mark.parametrize('url',
+                         ['http://127.0.0.1:9/x.zip', 'http://nowhere.invalid/x.zip', 'http://[', 'ftps://127.0.0.1/x'])
 def test_no_network(url, tmp_path):
     said = refused(Source('a test', url, 'a licence', 'a citation'), tmp_path / 'data', '--from FILE')
     assert said.startswith(url)
@@ -277,7 +285,8 @@ def test_half_a_file_that_claims_to_be_whole(name, told, site, server, tmp_path)
 
 def test_a_web_page(server, tmp_path):
     page = b'<!DOCTYPE html><title>Moved</title>'
-    said = refused(served(server, page), tmp_path / 'data', "is not a zip or tar archive (it begins with '<!DOCTYPE html')")
+    said = refused(served(server, page), tmp_path / 'data',
+                   "is not a zip or tar archive (it begins with '<!DOCTYPE html')")
     assert said == refused(served(server, page, hash='md5:' + '0' * 32), tmp_path / 'data', 'html')
     refused(served(server, b''), tmp_path / 'data', 'is empty')
 
@@ -293,7 +302,8 @@ def test_an_endless_stream(server, tmp_path):
             while not server.release.is_set(): h.wfile.write(bytes(1 << 16))
         except OSError: pass
     refused(served(server, endless, limit=10**6), tmp_path / 'data', 'sends more than 1.0 MB', timeout=5)
-    refused(served(server, lambda h: h.send(b'', Content_Length=10**7), limit=10**6), tmp_path / 'data', 'sends more than 1.0 MB')
+    refused(served(server, lambda h: h.send(b'', Content_Length=10**7), limit=10**6), tmp_path / 'data',
+            'sends more than 1.0 MB')
 
 
 # The disk
@@ -315,7 +325,9 @@ def test_no_room(server, good, tmp_path, monkeypatch):
 
 def test_the_size_of_a_large_download_is_announced(tmp_path):
     said = []
-    with pytest.raises(BadInput): download('msd', tmp_path / 'data', say=said.append, source=Source('t', 'http://127.0.0.1:9/x', 'l', 'c', size=26_900_000), retries=0)
+    with pytest.raises(BadInput):
+        download('msd', tmp_path / 'data', say=said.append,
+                 source=Source('t', 'http://127.0.0.1:9/x', 'l', 'c', size=26_900_000), retries=0)
     assert '26.9 MB will be downloaded' in said[1]
     assert SOURCES['msd'].size > 20 * 10**9
 
@@ -386,7 +398,8 @@ def test_no_file_of_the_users(what, server, good, tmp_path, monkeypatch):
         mine.write_bytes(good)
         def deny(path, *args): raise PermissionError(13, 'Permission denied', str(path))
         monkeypatch.setattr(archive, 'open', deny, raising=False)
-    refused(served(server, good), tmp_path / 'data', 'cannot be read (Permission denied)' if what == 'unreadable' else 'no such file', file=mine)
+    refused(served(server, good), tmp_path / 'data',
+            'cannot be read (Permission denied)' if what == 'unreadable' else 'no such file', file=mine)
 
 
 def test_ctrl_c(server, good, tmp_path, monkeypatch):
@@ -407,7 +420,9 @@ def test_sigkill(server, good, tmp_path):
     code = f"from liverseg.download import *; download('t', 'data', source=Source('t', '{source.url}', 'l', 'c'))"
     done = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdout=subprocess.DEVNULL)
     started = time.time()
-    while not any(p.stat().st_size for p in tmp_path.glob('.data.partial.archive/*')) and done.poll() is None and time.time() - started < 20: time.sleep(.01)
+    begun = lambda: any(p.stat().st_size for p in tmp_path.glob('.data.partial.archive/*'))
+    while not begun() and done.poll() is None and time.time() - started < 20:
+        time.sleep(.01)
     os.kill(done.pid, signal.SIGKILL)
     done.wait()
     assert sum(p.stat().st_size for p in tmp_path.glob('.data.partial.archive/*')) > 0
@@ -492,19 +507,26 @@ def chain_of_long_names(n=3000):
 
 
 OUT = 'leads out of the folder'
-OUTSIDE = ['../a.nii', 'x/../../a.nii', '/abs/a.nii', '..\\a.nii', 'C:\\a.nii', 'C:a.nii', '\\\\host\\share\\a.nii', '//host/a.nii', 'x/.. /a.nii', '..']
+OUTSIDE = ['../a.nii', 'x/../../a.nii', '/abs/a.nii', '..\\a.nii', 'C:\\a.nii', 'C:a.nii', '\\\\host\\share\\a.nii',
+           '//host/a.nii', 'x/.. /a.nii', '..']
 HOSTILE = {
     **{f'zip {n!r}': (raw_name(n, 'zip'), OUT) for n in OUTSIDE},
     **{f'tar {n!r}': (raw_name(n, 'tar'), OUT) for n in OUTSIDE},
     'zip NUL': (raw_name('a\0../b', 'zip'), OUT),
-    'zip symlink': (zipped('good.nii', 'link', body=b'/etc/passwd', mode=stat.S_IFLNK | 0o777), 'is a link or a device'),
+    'zip symlink': (zipped('good.nii', 'link', body=b'/etc/passwd', mode=stat.S_IFLNK | 0o777),
+                    'is a link or a device'),
     'zip device': (zipped('null', mode=stat.S_IFCHR | 0o666), 'is a link or a device'),
-    'zip encrypted': (patched(zipped('a.nii'), [(b'PK\x03\x04\x14\0\0\0', b'PK\x03\x04\x14\0\x01\0'), (b'PK\x01\x02\x14\x03\x14\0\0\0', b'PK\x01\x02\x14\x03\x14\0\x01\0')]), "its member 'a.nii' is encrypted"),
+    'zip encrypted': (patched(zipped('a.nii'),
+                              [(b'PK\x03\x04\x14\0\0\0', b'PK\x03\x04\x14\0\x01\0'),
+                               (b'PK\x01\x02\x14\x03\x14\0\0\0', b'PK\x01\x02\x14\x03\x14\0\x01\0')]),
+                      "its member 'a.nii' is encrypted"),
     'zip bomb by header': (zipped('a.nii', body=bytes(2 * 10**7)), 'unpacks to more than'),
     'zip bomb that claims little': (lying_zip(100), 'truncated or damaged'),
     'zip that claims too much': (lying_zip(6_000_000), 'not as long as it claims'),
-    'zip of wrong bytes': (patched(zipped('a.nii', body=bytes(range(256))), [(bytes(range(50, 60)), bytes(10))]) , 'truncated or damaged'),
-    'zip of an odd method': (patched(zipped('a.nii'), [(b'\x14\0\0\0\x08\0', b'\x14\0\0\0\x60\0')]), 'truncated or damaged'),
+    'zip of wrong bytes': (patched(zipped('a.nii', body=bytes(range(256))), [(bytes(range(50, 60)), bytes(10))]) ,
+                           'truncated or damaged'),
+    'zip of an odd method': (patched(zipped('a.nii'), [(b'\x14\0\0\0\x08\0', b'\x14\0\0\0\x60\0')]),
+                             'truncated or damaged'),
     'zip twice': (patched(zipped('a.nii', 'b.nii'), [(b'b.nii', b'a.nii')]), 'occurs twice'),
     'zip twice, in other words': (zipped('x/a.nii', 'x//a.nii'), 'occurs twice'),
     'zip file and folder': (zipped('a', 'a/b', 'c'), 'both as a file and as a folder'),
@@ -557,10 +579,12 @@ def test_too_many_members(tmp_path):
 
 def test_names_in_other_alphabets(server, tmp_path):
     get(served(server, zipped('Пациент 1/Leber ä.nii', 'x/a')), tmp_path / 'data')
-    get(served(server, tarred('Пациент 1/Leber ä.nii', 'a\udcff.nii', errors='surrogateescape')), tmp_path / 'data')  # and again over itself
+    # and again over itself
+    get(served(server, tarred('Пациент 1/Leber ä.nii', 'a\udcff.nii', errors='surrogateescape')), tmp_path / 'data')
     get(served(server, zipped('a')), tmp_path / 'data')
 
 
 def test_a_conversion_does_not_take_the_folder_for_its_own(server, good, tmp_path):
     get(served(server, good), tmp_path / 'data')
-    with pytest.raises(BadInput): check_target(tmp_path / 'data', ('train', 'valid', 'test', 'manifest.csv', 'dataset.json'), 'dataset.json')
+    with pytest.raises(BadInput):
+        check_target(tmp_path / 'data', ('train', 'valid', 'test', 'manifest.csv', 'dataset.json'), 'dataset.json')

@@ -1,4 +1,5 @@
-"Orientation: the same patient gives the same slices and gets the same mask back, in whatever axis order the file is stored."
+"""Orientation: the same patient gives the same slices and gets the same mask back, in whatever axis order the file is
+stored."""
 import itertools
 
 import nibabel as nib
@@ -13,14 +14,16 @@ from liverseg.volume import from_slices, to_slices, volume_ml
 from liverseg.cases import read_volume
 from liverseg.nifti import ORDERS, stored_as, write_mask
 
-GEOMETRY = ('dim', 'pixdim', 'qform_code', 'sform_code', 'quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z',
+GEOMETRY = ('dim', 'pixdim', 'qform_code', 'sform_code', 'quatern_b', 'quatern_c', 'quatern_d', 'qoffset_x',
+            'qoffset_y', 'qoffset_z',
             'srow_x', 'srow_y', 'srow_z', 'xyzt_units')
 
 
 def round_trip(path, out):
     "Image to slices, a mask made on the slices, and back; the mask is compared on the file's own grid"
     vol = read_volume(path)
-    middle = float(np.median(vol.data)) + .1234  # not a stored value, so that the rounding of a scale factor does not matter
+    # not a stored value, so that the rounding of a scale factor does not matter
+    middle = float(np.median(vol.data)) + .1234
     write_mask(from_slices(to_slices(vol.data) > middle), vol, out)
     stored, mask = nib.load(path), nib.load(out)
     assert np.array_equal(np.asarray(mask.dataobj), np.asarray(stored.dataobj) > middle)
@@ -28,6 +31,11 @@ def round_trip(path, out):
     for key in GEOMETRY:
         assert np.array_equal(mask.header[key], stored.header[key]), key
     return vol
+
+
+def itk_grid(image):
+    "Size, spacing, origin and direction, as SimpleITK sees them"
+    return image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
 
 
 def test_there_are_48(): assert len(ORDERS) == 48
@@ -55,7 +63,9 @@ def test_real_in_all_orders(tmp_path):
         assert np.array_equal(slices, first), f.name
 
 
-@pytest.mark.parametrize('name', ['oblique', 'sheared', 'anisotropic', 'qform only', 'no form', 'big endian', 'nifti-2', 'pair', 'scaled', 'one slice', 'trailing axis'])
+@pytest.mark.parametrize('name',
+                         ['oblique', 'sheared', 'anisotropic', 'qform only', 'no form', 'big endian', 'nifti-2',
+                          'pair', 'scaled', 'one slice', 'trailing axis'])
 def test_odd_grids(name, subject, tmp_path):
     img = nib.Nifti1Image(subject.hu, subject.affine)
     turn = np.eye(4)
@@ -68,7 +78,8 @@ def test_odd_grids(name, subject, tmp_path):
     if name == 'anisotropic': img = nib.Nifti1Image(subject.hu, subject.affine @ np.diag([.3, 1.7, 4, 1]))
     if name == 'qform only': img.set_sform(None, 0), img.set_qform(subject.affine, 1)
     if name == 'no form': img.set_sform(None, 0), img.set_qform(None, 0)
-    if name == 'big endian': img = nib.Nifti1Image(subject.hu.astype('>i2'), subject.affine, nib.Nifti1Header(endianness='>'))
+    if name == 'big endian':
+        img = nib.Nifti1Image(subject.hu.astype('>i2'), subject.affine, nib.Nifti1Header(endianness='>'))
     if name == 'nifti-2': img = nib.Nifti2Image(subject.hu, subject.affine)
     if name == 'pair': img, path = nib.Nifti1Pair(subject.hu, subject.affine), tmp_path / 'a.img'
     if name == 'scaled': img.header.set_slope_inter(2, -1024)
@@ -107,11 +118,12 @@ def test_simpleitk_sees_the_same_grid(subject, tmp_path):
         nib.save(stored_as(nib.Nifti1Image(subject.hu, subject.affine), order), tmp_path / 'a.nii.gz')
         round_trip(tmp_path / 'a.nii.gz', tmp_path / 'mask.nii.gz')
         a, b = (sitk.ReadImage(str(tmp_path / f)) for f in ('a.nii.gz', 'mask.nii.gz'))
-        assert (a.GetSize(), a.GetSpacing(), a.GetOrigin(), a.GetDirection()) == (b.GetSize(), b.GetSpacing(), b.GetOrigin(), b.GetDirection())
+        assert itk_grid(a) == itk_grid(b)
 
 
 def there_and_back(src, tmp_path):
-    "Convert, stack the masks' PNG and write them on each scan's grid: the original mask, voxel for voxel, under the scan's own geometry"
+    """Convert, stack the masks' PNG and write them on each scan's grid: the original mask, voxel for voxel, under the
+    scan's own geometry"""
     sitk = pytest.importorskip('SimpleITK')
     table, opened = convert(src, tmp_path / 'png'), 0
     for subject, rows in table.groupby('subject'):
@@ -119,7 +131,8 @@ def there_and_back(src, tmp_path):
         slices = np.stack([np.asarray(Image.open(tmp_path / 'png' / f)) for f in rows.sort_values('z')['mask']])
         write_mask(from_slices(slices), read_volume(image), back)
         scan, truth, mask = (nib.load(f) for f in (image, str(image).replace('_orig', '_liver'), back))
-        assert np.array_equal(np.asarray(mask.dataobj), np.asarray(truth.dataobj)) and mask.get_data_dtype() == np.uint8, subject
+        assert np.array_equal(np.asarray(mask.dataobj),
+                              np.asarray(truth.dataobj)) and mask.get_data_dtype() == np.uint8, subject
         for key in GEOMETRY: assert np.array_equal(mask.header[key], scan.header[key]), (subject, key)
         assert np.array_equal(mask.affine, scan.affine) and mask.header.get_zooms() == scan.header.get_zooms()
         for f in ('get_qform', 'get_sform'):
@@ -128,7 +141,7 @@ def there_and_back(src, tmp_path):
         try: a = sitk.ReadImage(str(image))
         except RuntimeError: continue  # SimpleITK does not accept a sheared grid
         b, opened = sitk.ReadImage(str(back)), opened + 1
-        assert (a.GetSize(), a.GetSpacing(), a.GetOrigin(), a.GetDirection()) == (b.GetSize(), b.GetSpacing(), b.GetOrigin(), b.GetDirection()), subject
+        assert itk_grid(a) == itk_grid(b), subject
     return table['subject'].nunique(), opened
 
 
@@ -142,7 +155,8 @@ def with_mask(img, folder, name, mask, codes=None):
         nib.save(out, folder / f'{name}_{kind}.nii.gz')
 
 
-GRIDS = dict(plain=np.eye(4), anisotropic=np.diag([.3, 1.7, 4, 1]), turned=nib.affines.from_matvec(nib.eulerangles.euler2mat(.4, -.3, .25)),
+GRIDS = dict(plain=np.eye(4), anisotropic=np.diag([.3, 1.7, 4, 1]),
+             turned=nib.affines.from_matvec(nib.eulerangles.euler2mat(.4, -.3, .25)),
              shifted=nib.affines.from_matvec(np.eye(3), [-300.125, 512.7, 1800.3]),
              sheared=np.array([[1, 0, 0, 0], [0, 1, .3, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
 
@@ -154,7 +168,8 @@ def test_disk_round_trip_in_all_orders(grid, tmp_path):
     hu, liver = rng.integers(-1000, 1000, shape).astype(np.int16), (rng.random(shape) > .6).astype(np.uint8)
     for n, order in enumerate(ORDERS):
         a, b = (stored_as(nib.Nifti1Image(d, affine), order) for d in (hu, liver))
-        with_mask(a, tmp_path / 'src/train/nii', order, np.asarray(b.dataobj), None if grid == 'sheared' else [(1, 1), (0, 2), (1, 0), (4, 4)][n % 4])
+        with_mask(a, tmp_path / 'src/train/nii', order, np.asarray(b.dataobj),
+                  None if grid == 'sheared' else [(1, 1), (0, 2), (1, 0), (4, 4)][n % 4])
     found, opened = there_and_back(tmp_path / 'src', tmp_path)
     assert found == 48 and (opened == 48 or grid == 'sheared')
     pictures = [[p.read_bytes() for p in sorted((tmp_path / 'png').rglob(f'{order}_*.png'))] for order in ORDERS]

@@ -56,8 +56,11 @@ def test_more_than_the_header_announces(subject, tmp_path):
         f.write(raw)
         for _ in range(64): f.write(bytes(2**24))
     (tmp_path / 'bomb.nii.gz').write_bytes(out.getvalue())
-    code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); from liverseg.cases import read_volume; print([n.code for n in read_volume({str(tmp_path / 'bomb.nii.gz')!r}).notes])"
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'))
+    code = ('import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); '
+            'from liverseg.cases import read_volume; '
+            f"print([n.code for n in read_volume({str(tmp_path / 'bomb.nii.gz')!r}).notes])")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          env=dict(os.environ, OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1'))
     assert "'longer'" in done.stdout, done.stderr
     (tmp_path / 'parts.nii.gz').write_bytes(gzip.compress(raw[:1000]) + gzip.compress(raw[1000:]))
     vol = read_volume(tmp_path / 'parts.nii.gz')
@@ -79,9 +82,12 @@ def test_a_longer_file_is_noted_in_any_form(subject, tmp_path):
     for name in ('a.nii', 'b.hdr'): assert 'longer' in [n.code for n in read_volume(tmp_path / name).notes]
 
 
-@pytest.mark.parametrize('forms, lengths, good', [((1, 0), (0, 2, 2), False), ((1, 0), (0, 0, 0), False), ((0, 0), (2, 2, 0), False), ((0, 0), (0, 0, 0), True), ((1, 1), (0, 0, 0), True)])
+@pytest.mark.parametrize('forms, lengths, good',
+                         [((1, 0), (0, 2, 2), False), ((1, 0), (0, 0, 0), False), ((0, 0), (2, 2, 0), False),
+                          ((0, 0), (0, 0, 0), True), ((1, 1), (0, 0, 0), True)])
 def test_a_voxel_of_no_size(forms, lengths, good, subject, tmp_path):
-    "nibabel replaces 0 by 1 mm, which gives a wrong volume; an sform has the size itself, and without any form it is unknown"
+    """nibabel replaces 0 by 1 mm, which gives a wrong volume; an sform has the size itself, and without any form it
+    is unknown"""
     img = nib.Nifti1Image(subject.hu, None)
     img.set_qform(subject.affine, forms[0]), img.set_sform(subject.affine, forms[1])
     raw = bytearray(img.to_bytes())
@@ -90,7 +96,8 @@ def test_a_voxel_of_no_size(forms, lengths, good, subject, tmp_path):
     for name in ('a.nii', 'a.nii.gz'):
         if not good: assert '×' in complaint(read_volume, tmp_path / name); continue
         vol = read_volume(tmp_path / name)
-        assert np.allclose(vol.spacing, nib.affines.voxel_sizes(subject.affine)) if forms[1] else 'spacing' in [n.code for n in vol.notes]
+        if forms[1]: assert np.allclose(vol.spacing, nib.affines.voxel_sizes(subject.affine))
+        else: assert 'spacing' in [n.code for n in vol.notes]
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 1), (1, 8, 2), (8, 1, 2)])
@@ -116,7 +123,8 @@ def test_endings_in_any_case(subject, tmp_path):
 
 
 def test_masks_in_any_form(subject, tmp_path):
-    "Endings in any case, and pairs; two files of one name are not a pair of masks, and a name that no table can hold is refused"
+    """Endings in any case, and pairs; two files of one name are not a pair of masks, and a name that no table can
+    hold is refused"""
     from liverseg.compare import mask_pairs
     img = nib.Nifti1Image(subject.labels, subject.affine)
     for folder in ('pred', 'truth'): (tmp_path / folder).mkdir()
@@ -143,11 +151,13 @@ def test_the_farthest_corner_counts(subject, shift, scale, good):
 # ---- DICOM
 
 SPOILED = { # tags that do not fit the pixels or the other slices, and words of the message
-    'one slice inverted': (dict(PhotometricInterpretation=lambda k: 'MONOCHROME1' if k == 3 else 'MONOCHROME2'), 'MONOCHROME1'),
+    'one slice inverted': (dict(PhotometricInterpretation=lambda k: 'MONOCHROME1' if k == 3 else 'MONOCHROME2'),
+                           'MONOCHROME1'),
     'the wrong bits': (dict(BitsStored=12, HighBit=15), 'the highest is number 15'),
     'too few columns': (dict(Columns=30), 'bytes more than'),
     'inverted HU': (dict(RescaleSlope='-1'), 'do not give HU'),
-    'one slice without an intercept': (dict(RescaleIntercept=lambda k: None if k == 2 else '0'), 'unlike other files of its series'),
+    'one slice without an intercept': (dict(RescaleIntercept=lambda k: None if k == 2 else '0'),
+                                       'unlike other files of its series'),
 }
 
 
@@ -161,12 +171,15 @@ def test_dicom_is_not_taken_at_its_word(name, subject, tmp_path):
     assert said in what and str(tmp_path / 's/image_') in what
 
 
-@pytest.mark.parametrize('tags', [dict(RescaleIntercept=lambda k: '-1024' if k == 3 else '0'), dict(RescaleSlope=lambda k: '2' if k == 3 else '1')])
+@pytest.mark.parametrize('tags',
+                         [dict(RescaleIntercept=lambda k: '-1024' if k == 3 else '0'),
+                          dict(RescaleSlope=lambda k: '2' if k == 3 else '1')])
 def test_a_slice_on_another_scale_is_named(tags, subject, tmp_path):
     pytest.importorskip('pydicom')
     from liverseg.phantom import write_series
     for name, more in (('s', tags), ('t', {})): write_series(subject.hu, subject.affine, tmp_path / name, **more)
-    assert [n.text.split(' ')[0] for n in read_volume(tmp_path / 's').notes if n.code == 'rescale differs'] == ['image_3']
+    assert [n.text.split(' ')[0] for n in read_volume(tmp_path / 's').notes
+            if n.code == 'rescale differs'] == ['image_3']
     assert not read_volume(tmp_path / 't').notes
 
 
@@ -182,7 +195,9 @@ def test_copies_among_many_phases(subject, tmp_path):
     pytest.importorskip('pydicom')
     from liverseg.dicom import read_series
     from liverseg.phantom import write_series
-    for k in range(20): write_series(subject.hu[..., :2] + (k // 2), subject.affine, tmp_path / f's/{k}', AcquisitionNumber=k // 2, SeriesInstanceUID='1.2.3')
+    for k in range(20):
+        write_series(subject.hu[..., :2] + (k // 2), subject.affine, tmp_path / f's/{k}', AcquisitionNumber=k // 2,
+                     SeriesInstanceUID='1.2.3')
     series = read_series(tmp_path / 's')
     assert series.data.shape[2] == 2 and any('20 of 40 slices are copies' in text for _, text in series.notes)
 
@@ -198,7 +213,8 @@ def test_links_that_lead_back(subject, tmp_path):
 def test_what_is_hidden_stays_hidden(subject, tmp_path):
     for name in ('.trash', 'scans'):
         image, mask = write_subject(subject, tmp_path / name, 'x')
-        image.rename(image.with_name(f'volume-{len(name)}.nii.gz')), mask.rename(mask.with_name(f'segmentation-{len(name)}.nii.gz'))
+        image.rename(image.with_name(f'volume-{len(name)}.nii.gz'))
+        mask.rename(mask.with_name(f'segmentation-{len(name)}.nii.gz'))
     assert [c.subject for c in find_cases(tmp_path)] == ['lits_5']
 
 
@@ -228,7 +244,8 @@ def slices(folder, image=None, **row):
         (folder / kind).mkdir(parents=True)
         Image.fromarray(np.eye(8, dtype=np.uint8)).save(folder / kind / '0.png')
     if image: image(folder / 'images/0.png')
-    pd.DataFrame([dict(file='0.png', subject='a', z='0', split='train') | row]).to_csv(folder / 'manifest.csv', index=False)
+    table = pd.DataFrame([dict(file='0.png', subject='a', z='0', split='train') | row])
+    table.to_csv(folder / 'manifest.csv', index=False)
     return folder
 
 
@@ -239,15 +256,23 @@ def vast(path): Image.new('1', (20000, 20000)).save(path)
 
 
 @pytest.mark.parametrize('image, row, said', [
-    (palette, {}, 'is not an 8-bit grey picture'), (gif, {}, 'cannot be read as PNG'), (fifo, {}, 'there is no such file'), (vast, {}, '0.png'),
-    (None, dict(subject='a\0b'), 'unprintable'), (None, dict(subject='a\u202eb'), 'unprintable'), (None, dict(subject='ä'*101), 'more than 200 bytes'), (None, dict(subject='b'*300), 'more than 200 bytes'),
-    (None, dict(file='../images/0.png'), 'outside images/'), (None, dict(file='/etc/0.png'), 'outside images/'), (None, dict(z='-1'), "('-1')"), (lambda p: Image.fromarray(np.full((8, 8), 77, np.uint8)).save(p.parents[1] / 'masks/0.png'), {}, 'number them so'), (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
+    (palette, {}, 'is not an 8-bit grey picture'), (gif, {}, 'cannot be read as PNG'),
+    (fifo, {}, 'there is no such file'), (vast, {}, '0.png'),
+    (None, dict(subject='a\0b'), 'unprintable'), (None, dict(subject='a\u202eb'), 'unprintable'),
+    (None, dict(subject='ä'*101), 'more than 200 bytes'), (None, dict(subject='b'*300), 'more than 200 bytes'),
+    (None, dict(file='../images/0.png'), 'outside images/'), (None, dict(file='/etc/0.png'), 'outside images/'),
+    (None, dict(z='-1'), "('-1')"),
+    (lambda p: Image.fromarray(np.full((8, 8), 77, np.uint8)).save(p.parents[1] / 'masks/0.png'), {}, 'number them so'),
+    (None, dict(z='1'*23), 'whole number'), (None, dict(z='٣'), 'whole number')])
 def test_slices_that_are_none(image, row, said, tmp_path):
     assert said in complaint(import_slices, slices(tmp_path / 's', image, **row), tmp_path / 'out')
     assert not [p for p in tmp_path.iterdir() if p.name != 's']
 
 
-@pytest.mark.parametrize('change, said', [(dict(dx='0'), 'not a length in mm'), (dict(dz='-2'), 'not a length in mm'), (dict(dy='inf'), 'not a length in mm'), (dict(z='1e30'), 'no z'), (None, 'same subject and z')])
+@pytest.mark.parametrize('change, said',
+                         [(dict(dx='0'), 'not a length in mm'), (dict(dz='-2'), 'not a length in mm'),
+                          (dict(dy='inf'), 'not a length in mm'), (dict(z='1e30'), 'no z'),
+                          (None, 'same subject and z')])
 def test_numbers_of_a_manifest(change, said, tmp_path):
     import_slices(slices(tmp_path / 's'), tmp_path / 'png')
     table = pd.read_csv(tmp_path / 'png/manifest.csv', dtype=str, keep_default_na=False)
@@ -256,8 +281,11 @@ def test_numbers_of_a_manifest(change, said, tmp_path):
     assert said in complaint(read_manifest, tmp_path / 'png')
 
 
-@pytest.mark.parametrize('change, said', [(lambda t: '\n'.join(line + ',1'*bool(k) for k, line in enumerate(t.splitlines())), 'more cells than its header'),
-    (lambda t: t.replace('test/images/', 'train/images/').replace('train/images/a', 'x'*300 + 'a'), 'not on disk'), (lambda t: t.replace('train/images/', '"train\nimages/"'), 'line break')])
+@pytest.mark.parametrize('change, said',
+                         [(lambda t: '\n'.join(line + ',1'*bool(k) for k, line in enumerate(t.splitlines())),
+                           'more cells than its header'),
+    (lambda t: t.replace('test/images/', 'train/images/').replace('train/images/a', 'x'*300 + 'a'), 'not on disk'),
+                          (lambda t: t.replace('train/images/', '"train\nimages/"'), 'line break')])
 def test_cells_of_a_manifest(change, said, tmp_path):
     import_slices(slices(tmp_path / 's'), tmp_path / 'png')
     table = tmp_path / 'png/manifest.csv'
@@ -296,7 +324,8 @@ def test_nothing_that_is_printed_acts_on_the_terminal(name, subject, tmp_path):
     "The table of check too, and a line break in a name ends no sentence"
     write_subject(subject, tmp_path / 'train/nii', name)
     done = run('check', tmp_path, ok=1)
-    assert name not in done.stdout + done.stderr and 'rename it' in done.stderr and done.stderr.splitlines()[-1].startswith('liverseg: ')
+    assert name not in done.stdout + done.stderr and 'rename it' in done.stderr
+    assert done.stderr.splitlines()[-1].startswith('liverseg: ')
 
 
 def test_a_report_with_a_subject_twice(tmp_path):
@@ -309,9 +338,11 @@ def test_a_report_with_a_subject_twice(tmp_path):
 
 def test_a_damaged_checkpoint(png, tmp_path):
     "Said, set aside, and the training begins anew and ends as if nothing had been"
-    how = ['--size', '64', '--epochs', '3', '--arch', 'resnet18', '--no-pretrained', '--save', 'average', '--device', 'cpu']
+    how = ['--size', '64', '--epochs', '3', '--arch', 'resnet18', '--no-pretrained', '--save', 'average', '--device',
+           'cpu']
     run('train', png, tmp_path / 'whole', *how, ok=0)
-    done = subprocess.Popen([*LIVERSEG, 'train', str(png), str(tmp_path / 'model'), *how], stdout=subprocess.PIPE, text=True)
+    done = subprocess.Popen([*LIVERSEG, 'train', str(png), str(tmp_path / 'model'), *how], stdout=subprocess.PIPE,
+                            text=True)
     for line in done.stdout:
         if line.startswith('epoch 2 '): break # the first epoch's checkpoint is written by then
     os.kill(done.pid, signal.SIGKILL)
@@ -342,7 +373,9 @@ def test_weights_that_are_no_numbers(model, tmp_path):
     assert 'are not numbers' in complaint(load_model, tmp_path / 'm')
 
 
-@pytest.mark.parametrize('change', [dict(subjects=None), dict(subjects=['a']), dict(sha256=None), dict(mean=[10**400, 0, 0]), dict(arch=[]), dict(arch={})])
+@pytest.mark.parametrize('change',
+                         [dict(subjects=None), dict(subjects=['a']), dict(sha256=None), dict(mean=[10**400, 0, 0]),
+                          dict(arch=[]), dict(arch={})])
 def test_descriptions_of_any_shape(change, model, tmp_path):
     from liverseg.models import read_meta
     (tmp_path / 'model.json').write_text(json.dumps(json.loads((model / 'model.json').read_text()) | change))
@@ -353,12 +386,15 @@ def test_descriptions_of_any_shape(change, model, tmp_path):
 
 def test_what_nobody_foresaw(tmp_path):
     "One sentence, exit status 70 and the traceback in a file; at once with LIVERSEG_DEBUG=1"
-    code = "import sys, liverseg.cli as c\n@c.main.command()\ndef boom(): raise ZeroDivisionError('over')\nsys.argv = ['liverseg', 'boom']; c.main()"
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, TMPDIR=str(tmp_path)))
+    code = ("import sys, liverseg.cli as c\n@c.main.command()\ndef boom(): raise ZeroDivisionError('over')\n"
+            "sys.argv = ['liverseg', 'boom']; c.main()")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          env=dict(os.environ, TMPDIR=str(tmp_path)))
     assert done.returncode == 70 and done.stderr.count('\n') == 1 and 'ZeroDivisionError: over' in done.stderr
     log, = tmp_path.glob('liverseg-*.log')
     assert str(log) in done.stderr and 'Traceback' in log.read_text()
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, LIVERSEG_DEBUG='1'))
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          env=dict(os.environ, LIVERSEG_DEBUG='1'))
     assert 'Traceback' in done.stderr and done.returncode == 1
 
 
@@ -382,25 +418,34 @@ def is_number(cell):
 
 def no_formula_in(path):
     head, rows = raw(path)
-    odd = [c for row in rows for name, c in row.items() if c[:1] in tuple('=+-@\t\r') and c and (name in ('subject', 'scan', 'error') or not is_number(c))]
+    odd = [c for row in rows for name, c in row.items() if c[:1] in tuple('=+-@\t\r') and c
+           and (name in ('subject', 'scan', 'error') or not is_number(c))]
     assert rows and not odd, odd
     return [row[head[0]] for row in rows]
 
 
 def test_subjects_named_like_formulas(tmp_path):
-    "The manifest holds them as they are, so do the model and the summary; the tables for people hold texts; and these are read back"
+    """The manifest holds them as they are, so do the model and the summary; the tables for people hold texts; and these
+    are read back"""
     from liverseg.compare import read_cases
     for k, (name, split) in enumerate(zip(FORMULAS, ('train', 'train', 'test', 'test'))):
         write_subject(make_subject(k, shape=(32, 32, 8)), tmp_path / f'data/{split}/nii', name)
     run('convert', tmp_path / 'data', tmp_path / 'png', ok=0)
-    assert set(read_manifest(tmp_path / 'png')['subject']) == {row['subject'] for row in raw(tmp_path / 'png/manifest.csv')[1]} == set(FORMULAS)
-    run('train', tmp_path / 'png', tmp_path / 'model', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu', ok=0)
+    assert set(read_manifest(tmp_path / 'png')['subject']) == set(FORMULAS)
+    assert {row['subject'] for row in raw(tmp_path / 'png/manifest.csv')[1]} == set(FORMULAS)
+    run('train', tmp_path / 'png', tmp_path / 'model', '--size', 64, '--epochs', 1, '--arch', 'resnet18',
+        '--no-pretrained', '--device', 'cpu', ok=0)
     kept = json.loads((tmp_path / 'model/model.json').read_text())['subjects']
     assert sorted(kept['train'] + kept['valid']) == sorted(FORMULAS[:2])
-    for name in ('one', 'two'): run('evaluate', tmp_path / 'png', tmp_path / name, '--model', tmp_path / 'model', '--device', 'cpu', ok=0)
-    run('evaluate', tmp_path / 'png', tmp_path / 'two', '--model', tmp_path / 'model', '--device', 'cpu', '--against', tmp_path / 'one', ok=0)
-    for table in ('cases.csv', 'slices.csv', 'against.csv'): assert set(no_formula_in(tmp_path / 'two' / table)) == {"'@SUM(A1)", "''=3"}, table
-    assert set(read_cases(tmp_path / 'two').index) == set(FORMULAS[2:]) == {row['subject'] for row in json.loads((tmp_path / 'two/summary.json').read_text())['rows']}
+    for name in ('one', 'two'):
+        run('evaluate', tmp_path / 'png', tmp_path / name, '--model', tmp_path / 'model', '--device', 'cpu', ok=0)
+    run('evaluate', tmp_path / 'png', tmp_path / 'two', '--model', tmp_path / 'model', '--device', 'cpu', '--against',
+        tmp_path / 'one', ok=0)
+    for table in ('cases.csv', 'slices.csv', 'against.csv'):
+        assert set(no_formula_in(tmp_path / 'two' / table)) == {"'@SUM(A1)", "''=3"}, table
+    assert set(read_cases(tmp_path / 'two').index) == set(FORMULAS[2:])
+    rows = json.loads((tmp_path / 'two/summary.json').read_text())['rows']
+    assert {row['subject'] for row in rows} == set(FORMULAS[2:])
 
 
 def test_a_subject_called_na_is_read_back(tmp_path):
@@ -414,20 +459,26 @@ def test_scans_and_masks_named_like_formulas(model, subject, tmp_path):
     (tmp_path / 'scans').mkdir()
     for name in FORMULAS: nib.save(nib.Nifti1Image(subject.hu, subject.affine), tmp_path / f'scans/{name}.nii.gz')
     (tmp_path / 'scans/+broken.nii.gz').write_bytes(b'no scan')
-    done = subprocess.run([*LIVERSEG, 'predict', 'scans', 'masks', '--model', str(model), '--device', 'cpu'], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*LIVERSEG, 'predict', 'scans', 'masks', '--model', str(model), '--device', 'cpu'],
+                          cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
     found = no_formula_in(tmp_path / 'masks/results.csv')
     assert sorted(found) == sorted(["'=1+1.nii.gz", "'-2.nii.gz", "'@SUM(A1).nii.gz", "''=3.nii.gz", "'+broken.nii.gz"])
-    again = subprocess.run([*LIVERSEG, 'predict', '.', '../masks', '--model', str(model), '--device', 'cpu'], cwd=tmp_path / 'scans', capture_output=True, text=True)
-    assert again.returncode == 1 and no_formula_in(tmp_path / 'masks/results.csv') == found # its error begins with the file's name
+    again = subprocess.run([*LIVERSEG, 'predict', '.', '../masks', '--model', str(model), '--device', 'cpu'],
+                           cwd=tmp_path / 'scans', capture_output=True, text=True)
+    # its error begins with the file's name
+    assert again.returncode == 1 and no_formula_in(tmp_path / 'masks/results.csv') == found
     for path in (tmp_path / 'masks').iterdir():
         if not path.name.endswith('.nii.gz'): path.unlink()
     run('evaluate', '--pred', tmp_path / 'masks', '--truth', tmp_path / 'masks', tmp_path / 'report', ok=0)
     assert len(no_formula_in(tmp_path / 'report/cases.csv')) == 4
 
 
-@pytest.mark.parametrize('name, cell', [('=1+1', "'=1+1"), ('+1', "'+1"), ('-1', "'-1"), ('@a', "'@a"), ('\t=1', "'\t=1"), ('\r=1', "'\r=1"), ("'=1", "''=1"),
-                                        ("o'hara", "o'hara"), ("'a'", "'a'"), ('a=1', 'a=1'), ('a;=1+1', "a;'=1+1"), (";'-1;;@x;a", ";''-1;;'@x;a"), ('a; =1', 'a; =1'), ('', ''), (-1.5, -1.5)])
+@pytest.mark.parametrize('name, cell',
+                         [('=1+1', "'=1+1"), ('+1', "'+1"), ('-1', "'-1"), ('@a', "'@a"), ('\t=1', "'\t=1"),
+                          ('\r=1', "'\r=1"), ("'=1", "''=1"),
+                                        ("o'hara", "o'hara"), ("'a'", "'a'"), ('a=1', 'a=1'), ('a;=1+1', "a;'=1+1"),
+                          (";'-1;;@x;a", ";''-1;;'@x;a"), ('a; =1', 'a; =1'), ('', ''), (-1.5, -1.5)])
 def test_a_text_as_a_cell_and_back(name, cell):
     from liverseg.work import as_cell, from_cell
     assert as_cell(name) == cell and (not isinstance(cell, str) or from_cell(cell) == name)
@@ -515,7 +566,7 @@ def test_a_deflated_file_that_swells(subject, tmp_path):
     deflated(files[2], more=3500)
     assert files[2].stat().st_size < 2**23
     done = limited(READ, tmp_path / 's')
-    assert 'BadInput' in done.stdout and 'image_2' in done.stdout and 'unpacks to more' in done.stdout, done.stderr[-500:]
+    for word in ('BadInput', 'image_2', 'unpacks to more'): assert word in done.stdout, done.stderr[-500:]
 
 
 def test_an_archive_of_zeros(tmp_path):
@@ -561,7 +612,8 @@ def scans(tmp_path_factory, subject):
 
 
 @pytest.mark.parametrize('name', ['results.csv', 'triage.html', 'a.json', 'a.png', 'a.nii.gz'])
-@pytest.mark.parametrize('put', [os.mkfifo, lambda p: p.symlink_to('/nowhere/at/all'), lambda p: p.mkdir()], ids=['pipe', 'link', 'folder'])
+@pytest.mark.parametrize('put', [os.mkfifo, lambda p: p.symlink_to('/nowhere/at/all'), lambda p: p.mkdir()],
+                         ids=['pipe', 'link', 'folder'])
 def test_what_is_no_file_in_the_place_of_an_answer(name, put, scans, model, tmp_path):
     "Neither waited for nor replaced"
     from liverseg.folder import predict_folder
@@ -569,7 +621,8 @@ def test_what_is_no_file_in_the_place_of_an_answer(name, put, scans, model, tmp_
     kind = (tmp_path / name).lstat().st_mode
     try: said = predict_folder(scans, tmp_path, model, device='cpu', say=lambda s: None)['error'][0]
     except BadInput as e: said = str(e)
-    assert f'{name}: ' in said and ('was not written by' in said or 'is a folder' in said) and (tmp_path / name).lstat().st_mode == kind
+    assert f'{name}: ' in said and 'was not written by' in said or 'is a folder' in said
+    assert (tmp_path / name).lstat().st_mode == kind
 
 
 def test_a_folder_for_masks_that_cannot_be_one(scans, model, tmp_path):
@@ -577,8 +630,10 @@ def test_a_folder_for_masks_that_cannot_be_one(scans, model, tmp_path):
     (tmp_path / 'note.txt').write_text('mine')
     from liverseg.predict import predict
     from liverseg.folder import predict_folder
-    for out in ('note.txt', 'note.txt/deep/er'): assert 'note.txt: is no folder' in complaint(predict_folder, scans, tmp_path / out, model, device='cpu')
-    assert 'note.txt: is no folder' in complaint(predict, scans / 'a.nii.gz', tmp_path / 'note.txt/m.nii.gz', model, device='cpu', say=pytest.fail)
+    for out in ('note.txt', 'note.txt/deep/er'):
+        assert 'note.txt: is no folder' in complaint(predict_folder, scans, tmp_path / out, model, device='cpu')
+    assert 'note.txt: is no folder' in complaint(predict, scans / 'a.nii.gz', tmp_path / 'note.txt/m.nii.gz', model,
+                                                 device='cpu', say=pytest.fail)
 
 
 def test_files_of_others_are_not_replaced_by_a_list_or_a_network(scans, subject, model, tmp_path):
@@ -632,8 +687,10 @@ def test_a_broken_link_is_not_overlooked(scans, tmp_path):
 def test_a_name_does_nothing_to_the_terminal(scans, tmp_path):
     "Neither in the table nor beside it, and no line of a file's name looks like one of ours"
     for name in ('a\x1b]0;x\x07b', 'c\nd'): shutil.copy(scans / 'a.nii.gz', tmp_path / f'{name}.nii.gz')
-    code = 'import sys, click; click.utils.should_strip_ansi = lambda *a: False; from liverseg.cli import main; main()' # as on a terminal
-    done = subprocess.run([sys.executable, '-c', code, 'check', str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
+    # as on a terminal
+    code = 'import sys, click; click.utils.should_strip_ansi = lambda *a: False; from liverseg.cli import main; main()'
+    done = subprocess.run([sys.executable, '-c', code, 'check', str(tmp_path)], capture_output=True, text=True,
+                          cwd=tmp_path)
     assert done.returncode == 1 and r'a\x1b]0;x\x07b' in done.stdout and '\x1b' not in done.stdout + done.stderr
     assert done.stderr.count('rename it') == len(done.stderr.splitlines()) == 2
 
@@ -641,12 +698,15 @@ def test_a_name_does_nothing_to_the_terminal(scans, tmp_path):
 def test_nobody_listens(scans, tmp_path):
     "A closed or full output is no reason to break down"
     for close, status in (('>&-', 0), ('>&- 2>&-', 0), ('>/dev/full', 1)):
-        done = subprocess.run(['bash', '-c', f'"$0" check "$1" {close}', *LIVERSEG, str(scans)], capture_output=True, text=True)
+        done = subprocess.run(['bash', '-c', f'"$0" check "$1" {close}', *LIVERSEG, str(scans)], capture_output=True,
+                              text=True)
         assert done.returncode == status and 'Traceback' not in done.stderr, done.stderr
     assert done.stderr.startswith('liverseg: the output: No space left')
 
 
-@pytest.mark.parametrize('args', [('check', ''), ('predict', '', 'm.nii.gz'), ('predict', 'a', ''), ('check', 'a', '--json', ''), ('evaluate', '--pred', '', '--truth', 'a', 'r')])
+@pytest.mark.parametrize('args',
+                         [('check', ''), ('predict', '', 'm.nii.gz'), ('predict', 'a', ''),
+                          ('check', 'a', '--json', ''), ('evaluate', '--pred', '', '--truth', 'a', 'r')])
 def test_an_empty_name_is_not_the_folder_that_one_is_in(args, tmp_path):
     from click.testing import CliRunner
     from liverseg.cli import main
@@ -674,7 +734,8 @@ def test_a_model_that_is_too_large_or_of_networks_that_there_are_not(model, tmp_
     for path in (tmp_path / 'm/model.safetensors', tmp_path / 'm.onnx'):
         with path.open('wb') as f: f.truncate(3*2**30) # holes, which take no room
     (tmp_path / 'm/model.json').write_text(json.dumps(meta))
-    for path in (tmp_path / 'm', tmp_path / 'm.onnx'): assert 'more than any network of ours' in complaint(open_model, path, 'cpu')
+    for path in (tmp_path / 'm', tmp_path / 'm.onnx'):
+        assert 'more than any network of ours' in complaint(open_model, path, 'cpu')
     assert 'is an ONNX file already' in run('export', tmp_path / 'x.onnx', '--model', tmp_path / 'm.onnx', ok=1).stderr
 
 
@@ -682,17 +743,23 @@ def test_a_model_that_is_too_large_or_of_networks_that_there_are_not(model, tmp_
 
 @pytest.mark.skipif(os.name == 'nt', reason='no limit on the size of files')
 @pytest.mark.parametrize('room, command, args, named', [
-    (6000, 'predict', ('{scan}', 'out/m.nii.gz', '--model', '{model}', '--device', 'cpu'), 'm.png'), # the mask itself has room
+    # the mask itself has room
+    (6000, 'predict', ('{scan}', 'out/m.nii.gz', '--model', '{model}', '--device', 'cpu'), 'm.png'),
     (100, 'predict', ('{scan}', 'out/m.nii.gz', '--model', '{model}', '--device', 'cpu'), 'm.nii.gz'),
-    (2000, 'evaluate', ('{png}', 'out/report', '--model', '{model}', '--device', 'cpu'), 'report'), (2000, 'convert', ('{cohort}', 'out/png'), 'png'),
-    (2000, 'train', ('{png}', 'out/m', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu'), 'm'),
-    (2_000_000, 'train', ('{png}', 'out/m', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu'), 'm'), # the pictures have room
+    (2000, 'evaluate', ('{png}', 'out/report', '--model', '{model}', '--device', 'cpu'), 'report'),
+    (2000, 'convert', ('{cohort}', 'out/png'), 'png'),
+    (2000, 'train',
+     ('{png}', 'out/m', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu'), 'm'),
+    # the pictures have room
+    (2_000_000, 'train',
+     ('{png}', 'out/m', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu'), 'm'),
     (2000, 'export', ('out/m.onnx', '--model', '{model}'), 'm.onnx')])
 def test_a_file_for_which_there_is_no_room(room, command, args, named, cohort, png, model, tmp_path):
     "One sentence that names it, and neither a half of it nor another file of the same answer"
     import resource
     (tmp_path / 'out').mkdir()
     places = dict(scan=next((cohort / 'test/nii').glob('*_orig.nii.gz')), png=png, model=model, cohort=cohort)
-    done = run(command, *(str(a).format(**places) for a in args), ok=1, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
+    done = run(command, *(str(a).format(**places) for a in args), ok=1, cwd=tmp_path,
+               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
     assert named in done.stderr.splitlines()[-1] and 'free space' in done.stderr.splitlines()[-1]
     assert [p.name for p in (tmp_path / 'out').iterdir() if p.name[0] != '.'] == []

@@ -15,9 +15,11 @@ def test_killed_and_started_again(tmp_path):
     make_cohort(tmp_path / 'data', n_train=6, n_test=2, seed=1, shape=(160, 160, 40))
     run('convert', tmp_path / 'data', tmp_path / 'whole', ok=0)
     part = tmp_path / '.png.partial'
-    done = subprocess.Popen([*LIVERSEG, 'convert', str(tmp_path / 'data'), str(tmp_path / 'png'), '--workers', '2'], start_new_session=True)
+    done = subprocess.Popen([*LIVERSEG, 'convert', str(tmp_path / 'data'), str(tmp_path / 'png'), '--workers', '2'],
+                            start_new_session=True)
     started = time.time()
-    while not list(part.glob('.done/*e0*.json')) and done.poll() is None and time.time() - started < 60: time.sleep(.002)
+    while not list(part.glob('.done/*e0*.json')) and done.poll() is None and time.time() - started < 60:
+        time.sleep(.002)
     os.kill(done.pid, signal.SIGKILL)
     done.wait()
     assert not (tmp_path / 'png').exists()
@@ -51,7 +53,8 @@ def test_another_source_leaves_nothing_behind(src, tmp_path):
 def test_a_left_over_of_other_options_is_thrown_away(src, tmp_path):
     run('convert', src, tmp_path / 'clean', '--window', '0,255', ok=0)
     stale = tmp_path / '.png.partial'
-    (stale / '.done').mkdir(parents=True), (stale / '.done/options.json').write_text('{}'), (stale / 'litter').write_text('x')
+    (stale / '.done').mkdir(parents=True)
+    (stale / '.done/options.json').write_text('{}'), (stale / 'litter').write_text('x')
     run('convert', src, tmp_path / 'png', '--window', '0,255', ok=0)
     assert content(tmp_path / 'png') == content(tmp_path / 'clean')
 
@@ -77,15 +80,18 @@ def test_same_command_same_files(src, tmp_path):
 def test_quiet_when_piped(src, png, tmp_path):
     done = run('convert', src, tmp_path / 'a', ok=0)
     assert done.stderr == '' and len(done.stdout.splitlines()) == 1
-    done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu', ok=0)
+    done = run('train', png, tmp_path / 'm', '--size', 64, '--epochs', 1, '--arch', 'resnet18', '--no-pretrained',
+               '--device', 'cpu', ok=0)
     assert done.stderr == '' and '%' not in done.stdout and '\r' not in done.stdout
 
 
 def test_training_killed_and_started_again(png, tmp_path):
-    "SIGKILL after the third of four epochs: nothing under the model's name, and the next run ends with the same weights"
+    """SIGKILL after the third of four epochs: nothing under the model's name, and the next run ends with the same
+    weights"""
     how = ['--size', '64', '--epochs', '4', '--arch', 'lite', '--device', 'cpu']
     run('train', png, tmp_path / 'whole', *how, ok=0)
-    done = subprocess.Popen([*LIVERSEG, 'train', str(png), str(tmp_path / 'model'), *how], stdout=subprocess.PIPE, text=True)
+    done = subprocess.Popen([*LIVERSEG, 'train', str(png), str(tmp_path / 'model'), *how], stdout=subprocess.PIPE,
+                            text=True)
     for line in done.stdout:
         if line.startswith('epoch 3 '): break
     os.kill(done.pid, signal.SIGKILL)
@@ -100,7 +106,8 @@ def test_training_killed_and_started_again(png, tmp_path):
 
 def test_an_interrupted_training_with_other_options_starts_afresh(png, tmp_path):
     how = ['--size', '64', '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu']
-    done = subprocess.Popen([*LIVERSEG, 'train', str(png), str(tmp_path / 'model'), '--epochs', '9', *how], stdout=subprocess.PIPE, text=True)
+    done = subprocess.Popen([*LIVERSEG, 'train', str(png), str(tmp_path / 'model'), '--epochs', '9', *how],
+                            stdout=subprocess.PIPE, text=True)
     for line in done.stdout:
         if line.startswith('epoch 1 '): break
     os.kill(done.pid, signal.SIGKILL)

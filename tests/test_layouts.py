@@ -1,4 +1,5 @@
-"The same two patients in the layout of each data set give the same pixels; what is missing or damaged is reported by name."
+"""The same two patients in the layout of each data set give the same pixels; what is missing or damaged is reported by
+name."""
 import json
 import shutil
 import subprocess
@@ -23,7 +24,8 @@ from liverseg.nifti import stored_as
 from liverseg.work import BadInput
 
 pytest.importorskip('pydicom')
-A, B, C = (make_subject(seed, shape=(48, 40, 12), spacing=(7, 7, 14), tumour=seed == 3) for seed in (3, 4, 5))  # A has a tumour; C comes without a mask
+# A has a tumour; C comes without a mask
+A, B, C = (make_subject(seed, shape=(48, 40, 12), spacing=(7, 7, 14), tumour=seed == 3) for seed in (3, 4, 5))
 
 def nii(path, data, affine=None, axes='RAS', bare=False):
     "Write a volume, its array in some axis order; `bare`: its header has nothing but the identity"
@@ -50,7 +52,8 @@ def own_dicom(root):
 
 def patient(s, home):
     write_series(s.hu, s.affine, home / 'PATIENT_DICOM')
-    masks = dict(liver=s.labels > 0, bone=s.hu > 300) | (dict(livertumor01=s.labels == 2) if (s.labels == 2).any() else {})
+    masks = dict(liver=s.labels > 0, bone=s.hu > 300) | (dict(livertumor01=s.labels == 2) if (s.labels == 2).any()
+                                                         else {})
     for organ, mask in masks.items(): write_series(255 * mask.astype(np.uint8), s.affine, home / 'MASKS_DICOM' / organ)
 
 def ircad(root):
@@ -71,7 +74,8 @@ def ircad_zipped(root):
     return expected
 
 def lits(root, volumes=('',) * 2, segmentations=('',) * 2, test=None):
-    for s, n, v, m in zip((A, B), (0, 11), volumes, segmentations): pair(s, root / v / f'volume-{n}.nii', root / m / f'segmentation-{n}.nii', 'LPI')
+    for s, n, v, m in zip((A, B), (0, 11), volumes, segmentations):
+        pair(s, root / v / f'volume-{n}.nii', root / m / f'segmentation-{n}.nii', 'LPI')
     if test: pair(C, root / test / 'test-volume-0.nii')
     return dict(lits_0=(A, 'train'), lits_11=(B, 'train')) | (dict(lits_test_0=(C, 'test')) if test else {})
 
@@ -80,7 +84,8 @@ def lits_apart(root): return lits(root, ('volume_pt1', 'volume_pt2'), ('segmenta
 
 def msd(root, images='{}', labels={'0': 'background', '1': 'liver', '2': 'cancer'}):
     root /= 'Task03_Liver'
-    for n, s in enumerate((A, B)): pair(s, root / f'imagesTr/{images.format(f"liver_{n}")}.nii.gz', root / f'labelsTr/liver_{n}.nii.gz', 'LAS')
+    for n, s in enumerate((A, B)):
+        pair(s, root / f'imagesTr/{images.format(f"liver_{n}")}.nii.gz', root / f'labelsTr/liver_{n}.nii.gz', 'LAS')
     pair(C, root / f'imagesTs/{images.format("liver_7")}.nii.gz')
     for folder in ('imagesTr', 'labelsTr'): (root / folder / '._liver_0.nii.gz').write_bytes(b'\0\5\x16\7')
     (root / 'dataset.json').write_text(json.dumps(dict(name='Liver', labels=labels)))
@@ -118,7 +123,8 @@ def loose(root):
     pair(C, root / 'c_orig.nii.gz')
     return dict(a=(A, 'train'), b=(B, 'train'), c=(C, 'test'))
 
-WAYS = [own, own_dicom, ircad, ircad_zipped, lits, lits_batches, lits_apart, msd, nnunet, totalsegmentator, chaos, one_each, loose]
+WAYS = [own, own_dicom, ircad, ircad_zipped, lits, lits_batches, lits_apart, msd, nnunet, totalsegmentator, chaos,
+        one_each, loose]
 
 def same(dst, manifest, subject, kind, data):
     "The slices that were written are `data` (RAS) in radiological convention"
@@ -129,7 +135,8 @@ def same(dst, manifest, subject, kind, data):
 def test_the_same_patients(tmp_path, way):
     expected, dst = way(tmp_path / 'data'), tmp_path / 'png'
     m = convert(tmp_path / 'data', dst)
-    assert m.attrs['skipped'] == [] and dict(zip(m['subject'], m['split'])) == {name: split for name, (_, split) in expected.items()}
+    assert m.attrs['skipped'] == []
+    assert dict(zip(m['subject'], m['split'])) == {name: split for name, (_, split) in expected.items()}
     for name, (s, _) in expected.items():
         same(dst, m, name, 'image', window(s.hu))
         if s is C: assert set(m.loc[m['subject'] == name, 'mask']) == {''}
@@ -152,7 +159,8 @@ def test_liver_1_leaves_out_tumours_only(tmp_path, way):
         np.testing.assert_array_equal(read_case(c)[1], s.labels > 0 if way is chaos else s.labels == 1)
 
 def test_a_1_is_a_1(tmp_path):
-    pair(A, tmp_path / 'a_orig.nii'), nii(tmp_path / 'a_liver.nii', np.where(A.hu > 300, 255, A.labels).astype(np.uint8))
+    pair(A, tmp_path / 'a_orig.nii'), nii(tmp_path / 'a_liver.nii',
+                                          np.where(A.hu > 300, 255, A.labels).astype(np.uint8))
     np.testing.assert_array_equal(read_case(tell(tmp_path, liver=(1,))['a'])[1], (A.labels == 1) & (A.hu <= 300))
 
 
@@ -169,8 +177,10 @@ def test_a_1_is_a_1(tmp_path):
     (chaos, 'Train_Sets/CT/1/Ground/liver_GT_003.png', 'chaos_1', ['CT/1/Ground', '11 pictures for the 12 slices']),
     (chaos, 'Train_Sets/CT/1/DICOM_anon', 'chaos_1', ['CT/1', 'without an image']),
     (ircad, '3Dircadb1.2/MASKS_DICOM', '3Dircadb1.2', ['3Dircadb1.2/PATIENT_DICOM', 'has no mask']),
-    (ircad, '3Dircadb1.2/MASKS_DICOM/livertumor01/image_3', '3Dircadb1.2', ['livertumor01', '11 pictures for the 12 slices']),
-    (ircad, '3Dircadb1.2/PATIENT_DICOM', '3Dircadb1.2', ['3Dircadb1.2', 'without an image'])], ids=lambda v: v if isinstance(v, str) else '')
+    (ircad, '3Dircadb1.2/MASKS_DICOM/livertumor01/image_3', '3Dircadb1.2',
+     ['livertumor01', '11 pictures for the 12 slices']),
+    (ircad, '3Dircadb1.2/PATIENT_DICOM', '3Dircadb1.2', ['3Dircadb1.2', 'without an image'])],
+                         ids=lambda v: v if isinstance(v, str) else '')
 def test_a_missing_scan_or_mask(tmp_path, way, gone, subject, words):
     src, dst = tmp_path / 'data', tmp_path / 'png'
     expected = way(src)
@@ -180,7 +190,9 @@ def test_a_missing_scan_or_mask(tmp_path, way, gone, subject, words):
     assert set(m['subject']) == expected.keys() - {subject}
     assert len(m.attrs['skipped']) == 1 and all(w in m.attrs['skipped'][0] for w in words)
 
-@pytest.mark.parametrize('way, gone, splits', [(lits, 'segmentation-0.nii', dict(lits_0='test')), (one_each, 'test/3Dircadb1.1/MASKS_DICOM', {})], ids=name)
+@pytest.mark.parametrize('way, gone, splits',
+                         [(lits, 'segmentation-0.nii', dict(lits_0='test')),
+                          (one_each, 'test/3Dircadb1.1/MASKS_DICOM', {})], ids=name)
 def test_a_test_scan_needs_no_mask(tmp_path, way, gone, splits):
     way(tmp_path), remove(tmp_path / gone)
     assert [(c.split, c.error) for c in find_cases(tmp_path, splits=splits) if c.mask is None] == [('test', '')]
@@ -188,19 +200,24 @@ def test_a_test_scan_needs_no_mask(tmp_path, way, gone, splits):
 def loose_train(d): loose(d / 'train')
 def msd_train(d): msd(d / 'train')
 
-@pytest.mark.parametrize('way, splits', [(msd_train, {}), (loose_train, {}), (lits_batches, dict(lits_test_0='valid'))], ids=name)
+@pytest.mark.parametrize('way, splits',
+                         [(msd_train, {}), (loose_train, {}), (lits_batches, dict(lits_test_0='valid'))], ids=name)
 def test_nothing_trains_without_a_mask(tmp_path, way, splits):
     way(tmp_path)
-    assert [c.subject for c in find_cases(tmp_path, splits=splits) if not (c.mask or c.error or c.split == 'test')] == []
+    assert [c.subject for c in find_cases(tmp_path, splits=splits)
+            if not (c.mask or c.error or c.split == 'test')] == []
 
 def own_and_ircad(d): own(d), remove(d / 'test'), patient(B, d / 'test/3Dircadb1.1')
 def lits_and_test(d): lits(d), patient(C, d / 'test/3Dircadb1.1')
 def side_by_side(d): lits(d / 'LiTS'), ircad(d / 'IRCAD')
 def two_tasks(d): msd(d), shutil.copytree(d / 'Task03_Liver', d / 'Task08_HepaticVessel')
-def chaos_unpacked(d): chaos(d / 'CHAOS_Train_Sets'), (d / 'CHAOS_Test_Sets').mkdir(), shutil.move(d / 'CHAOS_Train_Sets/Test_Sets', d / 'CHAOS_Test_Sets')
+def chaos_unpacked(d):
+    chaos(d / 'CHAOS_Train_Sets'), (d / 'CHAOS_Test_Sets').mkdir()
+    shutil.move(d / 'CHAOS_Train_Sets/Test_Sets', d / 'CHAOS_Test_Sets')
 def odd_name(d): loose(d), pair(C, d / 'scan.nii.gz')
 def four_digits(d):
-    for s, tail, n in ((A, 'Tr', '0000'), (B, 'Tr', '0001'), (A, 'Ts', '0000'), (B, 'Ts', '0003')): pair(s, d / f'images{tail}/{tail}_{n}.nii.gz', d / f'labels{tail}/{tail}_{n}.nii.gz')
+    for s, tail, n in ((A, 'Tr', '0000'), (B, 'Tr', '0001'), (A, 'Ts', '0000'), (B, 'Ts', '0003')):
+        pair(s, d / f'images{tail}/{tail}_{n}.nii.gz', d / f'labels{tail}/{tail}_{n}.nii.gz')
 
 @pytest.mark.parametrize('way, n', [
     (own_and_ircad, 2), (lits_and_test, 3), (side_by_side, 4), (two_tasks, 6), (chaos_unpacked, 3),
@@ -226,17 +243,20 @@ def test_options_of_the_command(tmp_path):
 def test_the_warning_about_lits(tmp_path):
     nnunet(tmp_path / 'nnunet'), own(tmp_path / 'own')
     cases = find_cases(tmp_path / 'nnunet')
-    assert lits_numbers(cases) == [0, 1, 7] and 'volumes 28–47' in remarks(cases)[0] and remarks(find_cases(tmp_path / 'own')) == []
+    assert lits_numbers(cases) == [0, 1, 7] and 'volumes 28–47' in remarks(cases)[0]
+    assert remarks(find_cases(tmp_path / 'own')) == []
 
 @pytest.mark.parametrize('axes', ['LPI', 'SPR'])
 def test_a_leak_from_lits_to_ircad(tmp_path, axes):
     "The copy's header has no position, voxel size or orientation"
     src = tmp_path / 'data'
-    for kind, a in (('volume', A.hu), ('segmentation', A.labels)): nii(src / f'train/LiTS/{kind}-28.nii', a, axes=axes, bare=True)
+    for kind, a in (('volume', A.hu), ('segmentation', A.labels)):
+        nii(src / f'train/LiTS/{kind}-28.nii', a, axes=axes, bare=True)
     patient(A, src / 'test/3Dircadb1.1')
     refused(lambda: convert(src, tmp_path / 'png'), 'volume-28.nii', 'the same voxels as', '3Dircadb1.1')
     assert set(convert(src, tmp_path / 'png', on_error='skip')['subject']) == {'3Dircadb1.1'}
-    assert {n: read_case(c)[0].spacing for n, c in tell(src, spacing=(1, 2, 3)).items()} == {'lits_28': (1, 2, 3), '3Dircadb1.1': (7, 7, 14)}
+    found = {n: read_case(c)[0].spacing for n, c in tell(src, spacing=(1, 2, 3)).items()}
+    assert found == {'lits_28': (1, 2, 3), '3Dircadb1.1': (7, 7, 14)}
 
 @pytest.mark.parametrize('skip', [False, True])
 @pytest.mark.parametrize('part', ['PATIENT_DICOM', 'MASKS_DICOM'])
@@ -260,24 +280,33 @@ def test_a_damaged_meta_csv(tmp_path, raw):
     totalsegmentator(tmp_path), (tmp_path / 'meta.csv').write_bytes(raw)
     refused(lambda: find_cases(tmp_path), 'meta.csv')
 
-@pytest.mark.parametrize('raw', ['image_id,split\ns0000,val\n', 'image_id\tsplit\ns0000\tval\n', '\ufeffimage_id;split\ns0000;val\n'])
+@pytest.mark.parametrize('raw',
+                         ['image_id,split\ns0000,val\n', 'image_id\tsplit\ns0000\tval\n',
+                          '\ufeffimage_id;split\ns0000;val\n'])
 def test_meta_csv_of_other_programs(tmp_path, raw):
     "Commas, tabs, and the byte order mark that Excel writes"
     totalsegmentator(tmp_path, raw)
     assert {n: c.split for n, c in tell(tmp_path).items()} == dict(s0000='valid', s0011='train')
 
-LABELS = ('["liver"]', '3', '{"liver": "one"}', '{"liver": null}', '{"liver": NaN}', '{"liver": {"a": 1}}', '{"²": "liver"}')
+LABELS = ('["liver"]', '3', '{"liver": "one"}', '{"liver": null}', '{"liver": NaN}', '{"liver": {"a": 1}}',
+          '{"²": "liver"}')
 
-@pytest.mark.parametrize('raw', ['', '{', '[]', 'null', '[' * 10**5, *('{"labels": %s}' % labels for labels in LABELS)], ids=lambda raw: raw[:30])
+@pytest.mark.parametrize('raw',
+                         ['', '{', '[]', 'null', '[' * 10**5, *('{"labels": %s}' % labels for labels in LABELS)],
+                         ids=lambda raw: raw[:30])
 def test_a_damaged_dataset_json(tmp_path, raw):
     msd(tmp_path), (tmp_path / 'Task03_Liver/dataset.json').write_text(raw, encoding='utf-8')
     refused(lambda: find_cases(tmp_path), 'dataset.json')
 
-@pytest.mark.parametrize('labels, liver', [({'0': 'background', '1': 'Liver', '2': 'Liver Tumour'}, (1, 2)), (dict(background=0, spleen=1, liver=6, liver_vessel=7), (6,)),
-                                           ({'background': 0, 'hepatic vessels': 1, 'liver': [2, 3], 'cancer': 3}, (2, 3))], ids=['msd', 'organs', 'regions'])
+@pytest.mark.parametrize('labels, liver',
+                         [({'0': 'background', '1': 'Liver', '2': 'Liver Tumour'}, (1, 2)),
+                          (dict(background=0, spleen=1, liver=6, liver_vessel=7), (6,)),
+                                           ({'background': 0, 'hepatic vessels': 1, 'liver': [2, 3], 'cancer': 3},
+                                            (2, 3))], ids=['msd', 'organs', 'regions'])
 def test_labels_of_a_dataset_json(tmp_path, labels, liver):
     msd(tmp_path, labels=labels)
-    assert {c.liver for c in find_cases(tmp_path)} == {liver} and {c.liver for c in find_cases(tmp_path, liver=(9,))} == {(9,)}
+    assert {c.liver for c in find_cases(tmp_path)} == {liver}
+    assert {c.liver for c in find_cases(tmp_path, liver=(9,))} == {(9,)}
 
 def test_a_dataset_json_without_a_liver(tmp_path):
     msd(tmp_path / 'data', labels={'0': 'background', '1': 'spleen'})
@@ -290,21 +319,25 @@ def test_two_of_one_name(tmp_path):
     refused(lambda: find_cases(a), 'Training Batch 1/volume-0.nii', 'Training Batch 2/volume-0.nii')
     lits(b / 'train'), lits(b / 'test')
     assert [c.split for c in find_cases(b) if not c.error] == ['test'] * 2
-    with pytest.raises(BadInput, match='train/volume-0.nii.*is in train and, as .*test/volume-0.nii, in test'): convert(b, tmp_path / 'png')
+    with pytest.raises(BadInput, match='train/volume-0.nii.*is in train and, as .*test/volume-0.nii, in test'):
+        convert(b, tmp_path / 'png')
     chaos(c), shutil.copytree(c / 'Train_Sets/CT/1', c / 'Test_Sets/CT/1')
     refused(lambda: find_cases(c), 'same number')
 
 def lits_zipped(d): lits(d / 'LiTS'), zipped(d / 'LiTS')
 
-@pytest.mark.parametrize('make', [lambda d: None, lambda d: (d / 'notes.txt').touch(), lits_zipped], ids=['empty', 'text', 'an archive of another'])
+@pytest.mark.parametrize('make', [lambda d: None, lambda d: (d / 'notes.txt').touch(), lits_zipped],
+                         ids=['empty', 'text', 'an archive of another'])
 def test_no_data_set(tmp_path, make):
     make(tmp_path)
     refused(lambda: find_cases(tmp_path), 'train/nii', *LAYOUTS)
 
 @pytest.mark.parametrize('way, part, found', [
-    (chaos, 'Train_Sets/CT', dict(chaos_1='train', chaos_22='train')), (chaos, 'Train_Sets/CT/1', dict(chaos_1='train')),
+    (chaos, 'Train_Sets/CT', dict(chaos_1='train', chaos_22='train')),
+    (chaos, 'Train_Sets/CT/1', dict(chaos_1='train')),
     (chaos, 'Test_Sets', dict(chaos_3='test')), (ircad, '3Dircadb1.2', {'3Dircadb1.2': 'train'}),
-    (ircad_zipped, '3Dircadb1.zip', {'3Dircadb1.10': 'train', '3Dircadb1.2': 'train'}), (ircad, '3Dircadb1.2/PATIENT_DICOM', dict(PATIENT_DICOM='test'))], ids=name)
+    (ircad_zipped, '3Dircadb1.zip', {'3Dircadb1.10': 'train', '3Dircadb1.2': 'train'}),
+    (ircad, '3Dircadb1.2/PATIENT_DICOM', dict(PATIENT_DICOM='test'))], ids=name)
 def test_a_part_of_a_data_set(tmp_path, way, part, found):
     way(tmp_path)
     assert {n: c.split for n, c in tell(tmp_path / part).items() if not c.error} == found
@@ -317,7 +350,7 @@ def test_the_current_folder(tmp_path, monkeypatch):
 def test_an_archives_own_top_folder(tmp_path):
     "Unpacked as it came, with a folder or two around the layout"
     own(tmp_path / 'ircad-dataset/data')
-    assert [c.split for c in find_cases(tmp_path)] == [c.split for c in find_cases(tmp_path / 'ircad-dataset')] == ['train', 'test']
+    for src in (tmp_path, tmp_path / 'ircad-dataset'): assert [c.split for c in find_cases(src)] == ['train', 'test']
 
 
 def test_a_scan_beside_a_folder_is_not_overlooked(tmp_path):
@@ -330,6 +363,9 @@ def test_a_scan_beside_a_folder_is_not_overlooked(tmp_path):
 def test_without_the_dicom_extra(tmp_path):
     "NIfTI needs no pydicom, and DICOM says what to install"
     own(tmp_path / 'nifti'), ircad(tmp_path / 'dicom')
-    code = "import sys; sys.modules['pydicom'] = None; from liverseg.cli import main; main(['check', sys.argv[1]], prog_name='liverseg')"
-    good, bad = (subprocess.run([sys.executable, '-c', code, str(tmp_path / d)], capture_output=True, text=True) for d in ('nifti', 'dicom'))
-    assert good.returncode == 0 and "pip install -e '.[dicom]'" in bad.stderr and bad.returncode == 1 and 'Traceback' not in bad.stderr
+    code = ("import sys; sys.modules['pydicom'] = None; from liverseg.cli import main; "
+            "main(['check', sys.argv[1]], prog_name='liverseg')")
+    good, bad = (subprocess.run([sys.executable, '-c', code, str(tmp_path / d)], capture_output=True, text=True)
+                 for d in ('nifti', 'dicom'))
+    assert good.returncode == 0 and "pip install -e '.[dicom]'" in bad.stderr and bad.returncode == 1
+    assert 'Traceback' not in bad.stderr

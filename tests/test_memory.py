@@ -12,7 +12,8 @@ import re, sys
 from liverseg.predict import predict
 model, scan, out = sys.argv[1:4]
 predict(scan, out, model, device='cpu', post=['largest', 'fill'], say=lambda s: None)
-print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1e6) # GB; ru_maxrss would count what the parent held before
+# GB; ru_maxrss would count what the parent held before
+print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])/1e6)
 """
 
 
@@ -29,7 +30,8 @@ def scan(path, slices, body):
 
 
 def peak(model, path, out):
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', PEAK, str(model), str(path), str(out)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', PEAK, str(model), str(path), str(out)],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return float(done.stdout.split()[-1])
 

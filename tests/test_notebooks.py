@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -68,7 +69,8 @@ def test_every_chapter_but_the_plain_one_makes_its_module(book):
     else: assert first == f'#| default_exp {book.stem[3:]}' and (ROOT / f'liverseg/{book.stem[3:]}.py').is_file()
 
 
-@pytest.mark.parametrize('book', [b for b in CHAPTERS if b.name[:2] in ('01', '02', '03', '04', '05', '06')], ids=lambda b: b.name)
+@pytest.mark.parametrize('book', [b for b in CHAPTERS if b.name[:2] in ('01', '02', '03', '04', '05', '06')],
+                         ids=lambda b: b.name)
 def test_a_chapter_of_the_path_ends_with_exercises(book):
     last = [c['source'] for c in cells(book, 'markdown') if c['source'].startswith('## Try it')]
     assert len(last) == 1
@@ -82,6 +84,13 @@ def test_an_export_cell_has_one_public_name(book):
         made = [n.name for n in ast.parse(c['source']).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
         names = [name for name in made if not name.startswith('_')]
         assert len(names) <= 1, names
+
+
+def test_a_heading_is_in_one_chapter_only():
+    "So that a link's text says where it leads; exercises have one name in all chapters"
+    found = Counter(line for book in CHAPTERS for c in cells(book, 'markdown')
+                    for line in c['source'].split('\n') if re.match('#+ ', line))
+    assert {line for line, n in found.items() if n > 1} <= {'## Try it', '## By name'}
 
 
 def test_links_between_notebooks_lead_somewhere():

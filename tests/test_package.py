@@ -16,26 +16,31 @@ pytestmark = pytest.mark.all
 def clean(tmp_path_factory):
     "An environment that holds the wheel and what it asks for"
     home = tmp_path_factory.mktemp('clean')
-    subprocess.run([sys.executable, '-m', 'build', '--outdir', str(home / 'dist'), str(ROOT)], check=True, capture_output=True)
+    subprocess.run([sys.executable, '-m', 'build', '--outdir', str(home / 'dist'), str(ROOT)], check=True,
+                   capture_output=True)
     subprocess.run([sys.executable, '-m', 'venv', str(home / 'env')], check=True)
     wheel = next((home / 'dist').glob('*.whl'))
-    done = subprocess.run([str(home / 'env/bin/python'), '-m', 'pip', 'install', '-q', str(wheel)], capture_output=True, text=True)
+    done = subprocess.run([str(home / 'env/bin/python'), '-m', 'pip', 'install', '-q', str(wheel)],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return home
 
 
 def test_newest_fastai_and_fastcore_come(clean):
     code = 'from importlib.metadata import version as v; print(v("fastai"), v("fastcore"))'
-    fastai, fastcore = subprocess.run([str(clean / 'env/bin/python'), '-c', code], capture_output=True, text=True, check=True).stdout.split()
+    fastai, fastcore = subprocess.run([str(clean / 'env/bin/python'), '-c', code], capture_output=True, text=True,
+                                      check=True).stdout.split()
     assert tuple(map(int, fastai.split('.'))) >= (2, 8, 7) and int(fastcore.split('.')[0]) >= 2
 
 
 def run_demo(env, folder):
     "The demo by the command of that environment; its cases"
     clear = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
-    done = subprocess.run([str(env / 'bin/liverseg'), 'demo', str(folder)], capture_output=True, text=True, env=clear, cwd=folder.parent)
+    done = subprocess.run([str(env / 'bin/liverseg'), 'demo', str(folder)], capture_output=True, text=True, env=clear,
+                          cwd=folder.parent)
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz', 'scan_mask.json', 'scan_mask.png'):
+    for name in ('data', 'png', 'model', 'report', 'report_tta', 'scan.nii.gz', 'scan_mask.nii.gz', 'scan_mask.json',
+                 'scan_mask.png'):
         assert (folder / name).exists()
     return pd.read_csv(folder / 'report/cases.csv')
 
@@ -58,9 +63,11 @@ def test_a_mask_without_training_or_network(clean, tmp_path):
     import nibabel as nib
     from liverseg.phantom import make_subject, write_subject
     scan, _ = write_subject(make_subject(3, shape=(256, 256, 40)), tmp_path, 's')
-    away = {k: 'http://127.0.0.1:9' for k in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY')} | {'HF_HUB_OFFLINE': '1', 'HOME': str(tmp_path / 'home')}
+    away = dict.fromkeys(('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'), 'http://127.0.0.1:9')
+    away |= {'HF_HUB_OFFLINE': '1', 'HOME': str(tmp_path / 'home')}
     clear = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')} | away
-    done = subprocess.run([str(clean / 'env/bin/liverseg'), 'predict', str(scan), 'mask.nii.gz'], capture_output=True, text=True, env=clear, cwd=tmp_path)
+    done = subprocess.run([str(clean / 'env/bin/liverseg'), 'predict', str(scan), 'mask.nii.gz'], capture_output=True,
+                          text=True, env=clear, cwd=tmp_path)
     assert done.returncode == 0 and 'liver volume' in done.stdout, done.stdout + done.stderr
     assert nib.load(tmp_path / 'mask.nii.gz').shape == nib.load(scan).shape
     weights = next((clean / 'env/lib').glob('python*/site-packages/liverseg/weights/model.safetensors'))
@@ -72,10 +79,12 @@ def test_the_sdist_gives_the_same(clean, tmp_path):
     sdist, env = next((clean / 'dist').glob('*.tar.gz')), tmp_path / 'env'
     subprocess.run([sys.executable, '-m', 'venv', str(env)], check=True)
     lib = next((clean / 'env/lib').glob('python*/site-packages'))
-    done = subprocess.run([str(env / 'bin/python'), '-m', 'pip', 'install', '-q', '--no-deps', str(sdist)], capture_output=True, text=True)
+    done = subprocess.run([str(env / 'bin/python'), '-m', 'pip', 'install', '-q', '--no-deps', str(sdist)],
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     next((env / 'lib').glob('python*/site-packages')).joinpath('others.pth').write_text(f'{lib}\n')
-    where = subprocess.run([str(env / 'bin/python'), '-c', 'import liverseg; print(liverseg.__file__)'], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    where = subprocess.run([str(env / 'bin/python'), '-c', 'import liverseg; print(liverseg.__file__)'],
+                           capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert where.startswith(str(env))
     assert run_demo(env, tmp_path / 'demo')['dice'].mean() >= 0.90
 
@@ -83,18 +92,24 @@ def test_the_sdist_gives_the_same(clean, tmp_path):
 def test_metadata_comes_from_settings(clean):
     ini = ConfigParser(delimiters=['='])
     ini.read(ROOT / 'settings.ini')
-    code = 'from importlib.metadata import metadata as m; d = m("liverseg"); print(d["Version"], d["License-Expression"], d["Author"], sep="|")'
-    said = subprocess.run([str(clean / 'env/bin/python'), '-c', code], capture_output=True, text=True, check=True).stdout.strip()
+    code = ('from importlib.metadata import metadata as m; d = m("liverseg"); '
+            'print(d["Version"], d["License-Expression"], d["Author"], sep="|")')
+    said = subprocess.run([str(clean / 'env/bin/python'), '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip()
     assert said == f"{ini['DEFAULT']['version']}|Apache-2.0 AND CC-BY-SA-4.0|{ini['DEFAULT']['author']}"
 
 
 EXTRAS = dict(
-    dicom='from liverseg.dicom import read_series; from liverseg.phantom import write_series; import gdcm; write_series(hu, eye, "ct"); assert read_series("ct").data.shape == hu.shape',
+    dicom='from liverseg.dicom import read_series; from liverseg.phantom import write_series; import gdcm; '
+          'write_series(hu, eye, "ct"); assert read_series("ct").data.shape == hu.shape',
     lite='from liverseg.network import pretrained_encoder; pretrained_encoder("lite")',
     multi='import accelerate',
-    onnx='from liverseg.network import build_net; from liverseg.save import describe, export_onnx, save_model; from liverseg.models import open_model; '
-         'save_model(build_net("resnet18", size=64), describe("resnet18", 64), "m"); open_model([export_onnx("m.onnx", "m"), "m"], "cpu")',
-    seg='from liverseg.outlines import dicom_mask; from liverseg.phantom import write_series; from liverseg.seg import write_seg; write_series(hu, eye, "ct"); '
+    onnx='from liverseg.network import build_net; from liverseg.save import describe, export_onnx, save_model; '
+         'from liverseg.models import open_model; '
+         'save_model(build_net("resnet18", size=64), describe("resnet18", 64), "m"); open_model([export_onnx("m.onnx", '
+         '"m"), "m"], "cpu")',
+    seg='from liverseg.outlines import dicom_mask; from liverseg.phantom import write_series; '
+        'from liverseg.seg import write_seg; write_series(hu, eye, "ct"); '
         'write_seg("m.dcm", "ct", hu > 0); assert not dicom_mask("m.dcm", "ct")[0].any()',
     widgets='from liverseg.look import browse, browse_3d; from liverseg.phantom import make_subject, write_subject; '
             'scan = write_subject(make_subject(0, shape=(32, 32, 8)), ".", "s")[0]; browse(scan), browse_3d(scan)')
@@ -113,7 +128,8 @@ def test_each_extra_brings_what_it_is_for(clean, extra, tmp_path):
 def test_every_extra_for_users_is_tried():
     ini = ConfigParser(delimiters=['='])
     ini.read(ROOT / 'settings.ini')
-    assert {k.removesuffix('_requirements') for k in ini['DEFAULT'] if k.endswith('_requirements')} - {'dev', 'bench'} == set(EXTRAS)
+    assert {k.removesuffix('_requirements') for k in ini['DEFAULT']
+            if k.endswith('_requirements')} - {'dev', 'bench'} == set(EXTRAS)
 
 
 def test_conda_gets_the_same_python(tmp_path):

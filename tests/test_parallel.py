@@ -7,7 +7,8 @@ import pytest
 
 from conftest import LIVERSEG
 
-LAUNCH = [str(Path(sys.executable).with_name('accelerate')), 'launch', '--multi_gpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no']
+LAUNCH = [str(Path(sys.executable).with_name('accelerate')), 'launch', '--multi_gpu', '--num_processes', '2',
+          '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no']
 ENV = dict(os.environ, OMP_NUM_THREADS='1')
 
 
@@ -32,8 +33,10 @@ def test_two_processes_take_the_steps_of_one(png, tmp_path):
 
 
 def test_two_processes_make_one_model(png, tmp_path):
-    said = start(*LAUNCH, LIVERSEG[-1] if len(LIVERSEG) == 1 else Path(sys.executable).with_name('liverseg'), 'train', png, tmp_path / 'model', '--size', 64, '--epochs', 2,
+    said = start(*LAUNCH, LIVERSEG[-1] if len(LIVERSEG) == 1 else Path(sys.executable).with_name('liverseg'), 'train',
+                 png, tmp_path / 'model', '--size', 64, '--epochs', 2,
                  '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu')
     assert said.count('epoch 1 of 2') == said.count('epoch 2 of 2') == said.count('model in') == 1
-    assert sorted(p.name for p in (tmp_path / 'model').iterdir()) == ['batch.png', 'history.csv', 'loss.png', 'model.json', 'model.safetensors', 'valid.png']
+    assert sorted(p.name for p in (tmp_path / 'model').iterdir()) == [
+        'batch.png', 'history.csv', 'loss.png', 'model.json', 'model.safetensors', 'valid.png']
     assert [p.name for p in tmp_path.iterdir()] == ['model']

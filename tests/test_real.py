@@ -6,7 +6,8 @@ import pytest
 
 from conftest import run, shared
 
-PINNED = {'ircad_e01': (129, 98), 'ircad_e17': (119, 113)}  # slices, slices with liver: from the data set's own description
+# slices, slices with liver: from the data set's own description
+PINNED = {'ircad_e01': (129, 98), 'ircad_e17': (119, 113)}
 
 
 def check_counts(src, dst, expected):
@@ -25,14 +26,16 @@ def test_ircad_converts(tmp_path): check_counts(shared('ircad'), tmp_path / 'png
 
 
 def test_synthetic_converts(cohort, tmp_path):
-    livers = {p.name[:9]: (np.asarray(nib.load(p).dataobj) > 0).any((0, 1)) for p in sorted(cohort.rglob('*_liver.nii.gz'))}
+    livers = {p.name[:9]: (np.asarray(nib.load(p).dataobj) > 0).any((0, 1))
+              for p in sorted(cohort.rglob('*_liver.nii.gz'))}
     check_counts(cohort, tmp_path / 'png', {s: (len(v), int(v.sum())) for s, v in livers.items()})
 
 
 def check_training(data, tmp_path, subjects):
     args = ['--size', 64, '--epochs', 1, '--batch-size', 32, '--arch', 'resnet18', '--no-pretrained', '--device', 'cpu']
     run('train', data, tmp_path / 'model', *args, ok=0)
-    run('evaluate', data, tmp_path / 'report', '--model', tmp_path / 'model', '--split', 'valid', '--device', 'cpu', ok=0)
+    run('evaluate', data, tmp_path / 'report', '--model', tmp_path / 'model', '--split', 'valid', '--device', 'cpu',
+        ok=0)
     cases = pd.read_csv(tmp_path / 'report/cases.csv')
     assert len(cases) == subjects and cases['volume_ml_true'].isna().all()  # spacing is unknown, so no millilitres
 
@@ -59,7 +62,8 @@ def test_synthetic_slices_train(png, tmp_path):
     (loose / 'images').mkdir(parents=True), (loose / 'masks').mkdir()
     for row in table.itertuples():
         for kind in ('images', 'masks'):
-            (loose / kind / f'{row.subject}_{row.z}.png').write_bytes((png / row.split / kind / f'{row.subject}_{row.z:03d}.png').read_bytes())
+            raw = (png / row.split / kind / f'{row.subject}_{row.z:03d}.png').read_bytes()
+            (loose / kind / f'{row.subject}_{row.z}.png').write_bytes(raw)
     table['file'] = table['subject'] + '_' + table['z'].astype(str) + '.png'
     table['split'] = table['split'].replace('test', 'valid')
     table[['file', 'subject', 'z', 'split']].to_csv(loose / 'manifest.csv', index=False)
@@ -67,7 +71,9 @@ def test_synthetic_slices_train(png, tmp_path):
     check_training(tmp_path / 'data', tmp_path, 1)
 
 
-@pytest.mark.parametrize('spoil', ['no manifest', 'no column', 'odd z', 'twice', 'empty', 'odd split', 'two splits', 'missing file', 'slash in subject'])
+@pytest.mark.parametrize('spoil',
+                         ['no manifest', 'no column', 'odd z', 'twice', 'empty', 'odd split', 'two splits',
+                          'missing file', 'slash in subject'])
 def test_bad_slices(spoil, png, tmp_path):
     loose = tmp_path / 'loose'
     (loose / 'masks').mkdir(parents=True)

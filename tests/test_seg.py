@@ -1,4 +1,5 @@
-"DICOM SEG out and in, RTSTRUCT in: bit by bit and millimetre by millimetre against highdicom, dcmqi, SimpleITK and matplotlib, and on hostile files."
+"""DICOM SEG out and in, RTSTRUCT in: bit by bit and millimetre by millimetre against highdicom, dcmqi, SimpleITK and
+matplotlib, and on hostile files."""
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,12 @@ SUBJECT = make_subject(seed=3, shape=(41, 37, 13), spacing=(6, 6.5, 9)) # 41 × 
 WHEN = datetime(2026, 11, 29, 12, 30)
 TILT = np.array([[1, 0, 0, 0], [0, 1, .4, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 OBLIQUE = nib.affines.from_matvec(nib.eulerangles.euler2mat(.3, -.2, .4) @ np.diag([1.5, 1.25, 4]), [10, -20, 35])
-GRIDS = {'axial, head first, supine': (SUBJECT.affine, 'LPS'), 'feet first, supine': (SUBJECT.affine, 'RPI'), 'head first, prone': (SUBJECT.affine, 'RAS'),
-         'feet first, prone': (SUBJECT.affine, 'LAI'), 'from the head': (SUBJECT.affine, 'LPI'), 'sagittal': (SUBJECT.affine, 'PIR'),
-         'coronal': (SUBJECT.affine, 'LIA'), 'oblique': (OBLIQUE, 'LPS'), 'oblique sagittal': (OBLIQUE, 'PIR'), 'tilted': (SUBJECT.affine @ TILT, 'LPS')}
+GRIDS = {'axial, head first, supine': (SUBJECT.affine, 'LPS'), 'feet first, supine': (SUBJECT.affine, 'RPI'),
+         'head first, prone': (SUBJECT.affine, 'RAS'),
+         'feet first, prone': (SUBJECT.affine, 'LAI'), 'from the head': (SUBJECT.affine, 'LPI'),
+         'sagittal': (SUBJECT.affine, 'PIR'),
+         'coronal': (SUBJECT.affine, 'LIA'), 'oblique': (OBLIQUE, 'LPS'), 'oblique sagittal': (OBLIQUE, 'PIR'),
+         'tilted': (SUBJECT.affine @ TILT, 'LPS')}
 SCT = pydicom.sr.codedict.codes.SCT
 
 
@@ -47,7 +51,8 @@ def scan(folder, affine=SUBJECT.affine, codes='LPS', **tags):
 def with_liver(folder, affine=SUBJECT.affine):
     "The liver of each voxel of a series, found by its millimetres; none in the outermost slices"
     series = read_series(folder)
-    cells = np.rint(nib.affines.apply_affine(np.linalg.inv(affine) @ series.affine, np.moveaxis(np.indices(series.data.shape), 0, -1))).astype(int)
+    cells = np.rint(nib.affines.apply_affine(np.linalg.inv(affine) @ series.affine,
+                                             np.moveaxis(np.indices(series.data.shape), 0, -1))).astype(int)
     liver = SUBJECT.labels[tuple(np.moveaxis(cells, -1, 0))] > 0
     liver[:, :, [0, -1]] = False
     return series, liver
@@ -68,7 +73,8 @@ def theirs(path, series, array, segments, kind='BINARY', **kwargs):
     "A SEG as highdicom writes it; array is (slice, row, column[, segment])"
     heads = [pydicom.dcmread(f, stop_before_pixels=True) for f in series.files]
     for head in heads: head.PatientBirthDate = head.PatientSex = ''
-    hd.seg.Segmentation(heads, array, kind, segments, hd.UID(), 1, hd.UID(), 1, 'x', 'x', 'x', 'x', **kwargs).save_as(path)
+    hd.seg.Segmentation(heads, array, kind, segments, hd.UID(), 1, hd.UID(), 1, 'x', 'x', 'x', 'x',
+                        **kwargs).save_as(path)
     return path
 
 
@@ -98,8 +104,10 @@ def test_three_readers_find_the_same_voxels_at_the_same_places(grid, tmp_path):
         with pytest.raises(RuntimeError): theirs.get_volume()
         c, r, k = inside[len(inside)//2]
         source = lambda f: f.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-        frame, = (f for f in theirs.PerFrameFunctionalGroupsSequence if source(f) == pydicom.dcmread(series.files[k]).SOPInstanceUID)
-        np.testing.assert_allclose(np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) + [6*c, 6.5*r, 0], landmark, atol=1e-4)
+        name = pydicom.dcmread(series.files[k]).SOPInstanceUID
+        frame, = (f for f in theirs.PerFrameFunctionalGroupsSequence if source(f) == name)
+        corner = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+        np.testing.assert_allclose(corner + [6*c, 6.5*r, 0], landmark, atol=1e-4)
         return
     volume = theirs.get_volume(combine_segments=True)
     found = np.rint(in_space(landmark, np.linalg.inv(volume.affine))).astype(int)
@@ -114,8 +122,10 @@ def test_dcmqi_and_dciodvfy(grid, tmp_path):
     series, liver = scan(tmp_path / 'ct', *GRIDS[grid], PatientName='A^B')
     write_seg(tmp_path / 'liver.dcm', series, liver, 'a1b2', WHEN)
     said = subprocess.run([validate, tmp_path / 'liver.dcm'], capture_output=True, text=True)
-    assert not [line for line in (said.stdout + said.stderr).splitlines() if 'Error' in line or 'DICOMDIR' not in line and 'Warning' in line]
-    done = subprocess.run([convert, '--inputDICOM', tmp_path / 'liver.dcm', '--outputDirectory', tmp_path, '-t', 'nrrd'], capture_output=True, text=True)
+    lines = (said.stdout + said.stderr).splitlines()
+    assert not [line for line in lines if 'Error' in line or 'DICOMDIR' not in line and 'Warning' in line]
+    command = [convert, '--inputDICOM', tmp_path / 'liver.dcm', '--outputDirectory', tmp_path, '-t', 'nrrd']
+    done = subprocess.run(command, capture_output=True, text=True)
     if grid == 'tilted':
         assert 'outside image geometry' in done.stderr and not list(tmp_path.glob('*.nrrd'))
         return
@@ -126,7 +136,8 @@ def test_dcmqi_and_dciodvfy(grid, tmp_path):
         mm = in_space(cell, series.affine) * [-1, -1, 1]
         assert image[image.TransformPhysicalPointToIndex(mm.tolist())]
         np.testing.assert_allclose(ct.TransformIndexToPhysicalPoint(cell.tolist()), mm, atol=1e-3)
-        np.testing.assert_allclose(image.TransformIndexToPhysicalPoint(image.TransformPhysicalPointToIndex(mm.tolist())), mm, atol=1e-3)
+        index = image.TransformPhysicalPointToIndex(mm.tolist())
+        np.testing.assert_allclose(image.TransformIndexToPhysicalPoint(index), mm, atol=1e-3)
     array = sitk.GetArrayFromImage(image).T > 0
     mm = np.array([image.TransformIndexToPhysicalPoint(c.tolist()) for c in np.argwhere(array)]) * [-1, -1, 1]
     again = np.zeros_like(liver)
@@ -142,11 +153,15 @@ def test_we_read_what_dcmqi_writes(made, tmp_path):
     image = sitk.GetImageFromArray(liver.astype(np.uint8).T)
     image.CopyInformation(sitk.ReadImage([str(f) for f in series.files]))
     sitk.WriteImage(image[:, :, ::-1], str(tmp_path / 'liver.nrrd'))
-    code = lambda value, meaning: f'{{"CodeValue": "{value}", "CodingSchemeDesignator": "SCT", "CodeMeaning": "{meaning}"}}'
-    (tmp_path / 'meta.json').write_text(f'''{{"ContentCreatorName": "R", "SeriesDescription": "S", "SeriesNumber": "300", "InstanceNumber": "1",
+    code = lambda value, meaning: ('{"CodingSchemeDesignator": "SCT", '
+                                   f'"CodeValue": "{value}", "CodeMeaning": "{meaning}"}}')
+    (tmp_path / 'meta.json').write_text(f'''{{
+        "ContentCreatorName": "R", "SeriesDescription": "S", "SeriesNumber": "300", "InstanceNumber": "1",
         "segmentAttributes": [[{{"labelID": 1, "SegmentDescription": "Liver", "SegmentAlgorithmType": "MANUAL",
-        "SegmentedPropertyCategoryCodeSequence": {code(123037004, 'Anatomical Structure')}, "SegmentedPropertyTypeCodeSequence": {code(10200004, 'Liver')}}}]]}}''')
-    done = subprocess.run([write, '--inputImageList', tmp_path / 'liver.nrrd', '--inputDICOMDirectory', folder / 'ct', '--inputMetadata', tmp_path / 'meta.json',
+        "SegmentedPropertyCategoryCodeSequence": {code(123037004, 'Anatomical Structure')},
+        "SegmentedPropertyTypeCodeSequence": {code(10200004, 'Liver')}}}]]}}''')
+    done = subprocess.run([write, '--inputImageList', tmp_path / 'liver.nrrd', '--inputDICOMDirectory', folder / 'ct',
+                           '--inputMetadata', tmp_path / 'meta.json',
                            '--outputDICOM', tmp_path / 'theirs.dcm'], capture_output=True, text=True)
     assert (tmp_path / 'theirs.dcm').exists(), done.stderr
     mask, notes = dicom_mask(tmp_path / 'theirs.dcm', planes)
@@ -171,7 +186,9 @@ def test_series_that_are_no_plain_stack(kind, tmp_path):
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]
         at = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) * [-1, -1, 1]
         k = int(np.linalg.norm(planes.at - at, axis=1).argmin())
-        assert np.allclose(at, planes.at[k]) and (source.ReferencedSOPInstanceUID, source.get('ReferencedFrameNumber')) == (planes.instances[k], planes.frames[k])
+        assert np.allclose(at, planes.at[k])
+        assert source.ReferencedSOPInstanceUID == planes.instances[k]
+        assert source.get('ReferencedFrameNumber') == planes.frames[k]
         assert source.ReferencedSOPClassUID == planes.heads[k].SOPClassUID
     named = [r.ReferencedSOPInstanceUID for r in ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence]
     assert sorted(named) == sorted(set(planes.instances))
@@ -179,7 +196,8 @@ def test_series_that_are_no_plain_stack(kind, tmp_path):
 
 def test_the_same_command_gives_the_same_bytes(made, tmp_path):
     folder, series, liver, planes = made
-    for name, when, model, mask in (('a', WHEN, 'a1b2', liver), ('b', datetime(2027, 1, 1), 'a1b2', liver), ('c', WHEN, 'x', liver), ('d', WHEN, 'a1b2', ~liver)):
+    for name, when, model, mask in (('a', WHEN, 'a1b2', liver), ('b', datetime(2027, 1, 1), 'a1b2', liver),
+                                    ('c', WHEN, 'x', liver), ('d', WHEN, 'a1b2', ~liver)):
         write_seg(tmp_path / name, series, mask, model, when)
     whole = (folder / 'liver.dcm').read_bytes()
     assert (tmp_path / 'a').read_bytes() == whole
@@ -190,14 +208,18 @@ def test_the_same_command_gives_the_same_bytes(made, tmp_path):
 
 
 def test_patient_and_study_are_kept_and_what_lacks_is_empty(tmp_path):
-    tags = dict(PatientName='Müller^Jörg', SpecificCharacterSet='ISO_IR 100', PatientID='7', StudyDate='2020.13.44', PatientSex='X', PatientAge='old',
-                AccessionNumber=None, StudyID=None, StudyTime=None, SeriesNumber=None, SliceThickness=None, SpacingBetweenSlices=None)
+    tags = dict(PatientName='Müller^Jörg', SpecificCharacterSet='ISO_IR 100', PatientID='7', StudyDate='2020.13.44',
+                PatientSex='X', PatientAge='old',
+                AccessionNumber=None, StudyID=None, StudyTime=None, SeriesNumber=None, SliceThickness=None,
+                SpacingBetweenSlices=None)
     series, liver = scan(tmp_path / 'ct', **tags)
     write_seg(tmp_path / 'liver.dcm', series, liver, when=WHEN)
     ds, head = pydicom.dcmread(tmp_path / 'liver.dcm'), pydicom.dcmread(series.files[0])
     assert ds.PatientName == 'Müller^Jörg' and ds.PatientID == '7' and ds.StudyInstanceUID == head.StudyInstanceUID
     assert ds.FrameOfReferenceUID == head.FrameOfReferenceUID and ds.SeriesInstanceUID != head.SeriesInstanceUID
-    for key in ('StudyDate', 'StudyTime', 'PatientSex', 'PatientBirthDate', 'AccessionNumber', 'StudyID', 'ReferringPhysicianName'): assert ds[key].value in ('', None), key
+    for key in ('StudyDate', 'StudyTime', 'PatientSex', 'PatientBirthDate', 'AccessionNumber', 'StudyID',
+                'ReferringPhysicianName'):
+        assert ds[key].value in ('', None), key
     assert 'PatientAge' not in ds
     said = subprocess.run([tool('dciodvfy'), tmp_path / 'liver.dcm'], capture_output=True, text=True)
     assert 'Error' not in said.stdout + said.stderr
@@ -209,7 +231,8 @@ def test_what_nothing_can_refer_to_is_refused(tag, tmp_path):
     if tag == 'ImagePositionPatient':
         write_series(SUBJECT.hu, SUBJECT.affine, tmp_path / 'ct', ImagePositionPatient=None)
         series = read_series(tmp_path / 'ct')
-    bad(lambda: write_seg(tmp_path / 'liver.dcm', series, liver), str(tmp_path / 'ct'), 'do not say where' if tag[:5] == 'Image' else tag)
+    bad(lambda: write_seg(tmp_path / 'liver.dcm', series, liver), str(tmp_path / 'ct'),
+        'do not say where' if tag[:5] == 'Image' else tag)
     assert not (tmp_path / 'liver.dcm').exists()
 
 
@@ -221,7 +244,8 @@ def test_one_name_for_all_slices_is_refused(tmp_path):
 def test_nothing_else_is_replaced_and_nothing_is_half_written(made, tmp_path, monkeypatch):
     folder, series, liver, planes = made
     slice_ = Path(shutil.copy(series.files[0], tmp_path / 'slice.dcm'))
-    for path, words in ((slice_, 'is not a DICOM SEG of liverseg'), (tmp_path, 'is a folder')): bad(lambda: write_seg(path, series, liver), str(path), words)
+    for path, words in ((slice_, 'is not a DICOM SEG of liverseg'), (tmp_path, 'is a folder')):
+        bad(lambda: write_seg(path, series, liver), str(path), words)
     theirs(tmp_path / 'theirs.dcm', series, liver.T, [described(1, 'Liver')])
     bad(lambda: write_seg(tmp_path / 'theirs.dcm', series, liver), 'is not a DICOM SEG of liverseg')
     assert slice_.read_bytes() == series.files[0].read_bytes()
@@ -248,19 +272,22 @@ def test_a_probability_is_read_from_one_half(made, tmp_path):
     far = np.abs(soft - .5) > .002
     np.testing.assert_array_equal(mask[far] > 0, soft[far] >= .5)
     assert mask[0, 0, :3].tolist() == [1, 0, 0] and [code for code, _ in notes] == ['probability']
-    values = hd.seg.segread(tmp_path / 'p.dcm').get_pixels_by_source_instance(planes.instances, segment_numbers=[1])[..., 0].T
+    values = hd.seg.segread(tmp_path / 'p.dcm').get_pixels_by_source_instance(planes.instances,
+                                                                              segment_numbers=[1])[..., 0].T
     np.testing.assert_allclose(values, soft, atol=.5/255 + 1e-6)
 
 
 @pytest.mark.parametrize('kind', ['BINARY', 'LABELMAP', 'FRACTIONAL'])
-@pytest.mark.parametrize('names', [['Spleen', 'Liver', 'Kidney'], ['Milz', 'Hepar', 'Niere'], ['a', 'liver', 'liver vessels']])
+@pytest.mark.parametrize('names',
+                         [['Spleen', 'Liver', 'Kidney'], ['Milz', 'Hepar', 'Niere'], ['a', 'liver', 'liver vessels']])
 def test_the_liver_of_several_segments(kind, names, made, tmp_path):
     "By code or by name, with frames left out; the other segments lie beside it"
     folder, series, liver, planes = made
     organs = [np.roll(liver, 14, 0) & ~liver, liver, np.roll(liver, -14, 1) & ~liver & ~np.roll(liver, 14, 0)]
     codes = [SCT.Spleen, SCT.Liver if names[1] == 'Hepar' else SCT.Organ, SCT.Kidney]
     array = np.stack([o.T for o in organs], -1).astype(np.uint8)
-    theirs(tmp_path / 'a.dcm', series, array, [described(n + 1, name, code) for n, (name, code) in enumerate(zip(names, codes))], kind)
+    theirs(tmp_path / 'a.dcm', series, array,
+           [described(n + 1, name, code) for n, (name, code) in enumerate(zip(names, codes))], kind)
     mask, notes = dicom_mask(tmp_path / 'a.dcm', planes)
     np.testing.assert_array_equal(mask, liver)
     assert f'of 3 segments {names[1]} was taken, left out: {names[0]}, {names[2]}' in notes[0][1]
@@ -279,9 +306,12 @@ def test_a_tumour_that_was_cut_out_of_the_liver_belongs_to_it(made, tmp_path):
 def test_names_of_segments():
     parts = lambda *names: [Part(n, name, frozenset()) for n, name in enumerate(names)]
     taken = lambda *names: [str(p) for group in liver_parts('', parts(*names))[:2] for p in group]
-    assert taken('LIVER', 'Liver_PTV') == ['LIVER'] and taken('Segment_1') == ['Segment_1'] and taken('body', 'Liver-left', 'Liver-right') == ['Liver-left', 'Liver-right']
-    assert taken('liver', 'tumour', 'liver lesion', 'lung tumour') == ['liver', 'tumour', 'liver lesion'] and taken('Whole Liver', 'Liver - GTV') == ['Whole Liver']
-    for names in (['Spleen'], ['Liver vessels'], ['tumour'], ['Segment_1', 'Segment_2'], [], ['Sliver']): bad(lambda: taken(*names), 'holds no liver')
+    assert taken('LIVER', 'Liver_PTV') == ['LIVER'] and taken('Segment_1') == ['Segment_1']
+    assert taken('body', 'Liver-left', 'Liver-right') == ['Liver-left', 'Liver-right']
+    assert taken('liver', 'tumour', 'liver lesion', 'lung tumour') == ['liver', 'tumour', 'liver lesion']
+    assert taken('Whole Liver', 'Liver - GTV') == ['Whole Liver']
+    for names in (['Spleen'], ['Liver vessels'], ['tumour'], ['Segment_1', 'Segment_2'], [], ['Sliver']):
+        bad(lambda: taken(*names), 'holds no liver')
 
 
 def test_overlapping_segments(made, tmp_path):
@@ -291,8 +321,10 @@ def test_overlapping_segments(made, tmp_path):
         array = np.stack([liver.T, second.T], -1).astype(np.uint8)
         return theirs(tmp_path / 'a.dcm', series, array, [described(1, first), described(2, name, code)])
     bad(lambda: dicom_mask(pair(np.roll(liver, 2, 0)), planes), 'Spleen overlaps with the liver in', 'voxels')
-    bad(lambda: dicom_mask(pair(part, 'Liver left', 'Liver right', SCT.Liver), planes), f'both liver and overlap in {part.sum()} voxels')
-    np.testing.assert_array_equal(dicom_mask(pair(part, name='Vessels'), planes)[0], liver) # within the liver: no contradiction
+    bad(lambda: dicom_mask(pair(part, 'Liver left', 'Liver right', SCT.Liver), planes),
+        f'both liver and overlap in {part.sum()} voxels')
+    # within the liver: no contradiction
+    np.testing.assert_array_equal(dicom_mask(pair(part, name='Vessels'), planes)[0], liver)
     np.testing.assert_array_equal(dicom_mask(pair(np.roll(liver, 2, 0)), planes, segment='Liver')[0], liver)
 
 
@@ -314,7 +346,8 @@ def test_a_mask_of_another_scan(made, tmp_path):
 def test_scan_and_mask_in_an_archive(made, tmp_path):
     folder, series, liver, planes = made
     shutil.make_archive(tmp_path / 'all', 'zip', folder)
-    assert references_of(tmp_path / 'all.zip/liver.dcm').kind == 'SEG' and references_of(tmp_path / 'all.zip/ct') is None
+    assert references_of(tmp_path / 'all.zip/liver.dcm').kind == 'SEG'
+    assert references_of(tmp_path / 'all.zip/ct') is None
     np.testing.assert_array_equal(dicom_mask(tmp_path / 'all.zip/liver.dcm', tmp_path / 'all.zip/ct')[0], liver)
 
 
@@ -328,9 +361,11 @@ def test_a_number_that_is_too_long_is_kept(tmp_path):
 def test_what_a_mask_belongs_to(made):
     folder, series, liver, planes = made
     refs = references_of(folder / 'liver.dcm')
-    assert refs.kind == 'SEG' and refs.study == planes.uid('StudyInstance') and refs.series == {planes.uid('SeriesInstance'): {*planes.instances}}
+    assert refs.kind == 'SEG' and refs.study == planes.uid('StudyInstance')
+    assert refs.series == {planes.uid('SeriesInstance'): {*planes.instances}}
     assert refs.instances == {*planes.instances} and refs.frames == {planes.uid('FrameOfReference')}
-    assert references_of(series.files[0]) is None and references_of(folder) is None and references_of(folder / 'nothing') is None
+    assert references_of(series.files[0]) is None and references_of(folder) is None
+    assert references_of(folder / 'nothing') is None
 
 
 @pytest.mark.parametrize('grid', GRIDS)
@@ -346,7 +381,9 @@ def test_a_mask_without_its_series(grid, tmp_path):
     few = planes_in(tmp_path / 'few.dcm')
     assert len(few.at) < len(plain.at) and read_seg(tmp_path / 'few.dcm', few)[0].sum() == liver.sum()
     turned = planes_on(*as_ras(series), 'ras.nii.gz')
-    np.testing.assert_array_equal(read_seg(tmp_path / 'few.dcm', turned)[0], np.asarray(nib.as_closest_canonical(nib.Nifti1Image(liver.view(np.uint8), series.affine)).dataobj))
+    np.testing.assert_array_equal(read_seg(tmp_path / 'few.dcm', turned)[0],
+                                  np.asarray(nib.as_closest_canonical(nib.Nifti1Image(liver.view(np.uint8),
+                                                                                      series.affine)).dataobj))
 
 
 def as_ras(series):
@@ -385,7 +422,8 @@ def test_a_mask_made_on_copies_of_the_slices(made, tmp_path):
     "The reader drops one of each pair; the mask may refer to either"
     folder, series, liver, planes = made
     files = write_series(SUBJECT.hu, SUBJECT.affine, tmp_path / 'ct')
-    for k, f in enumerate(files): change(shutil.copy(f, f.with_name(f'{f.name}_b')), lambda ds: setattr(ds, 'SOPInstanceUID', f'1.2.{k}'))
+    for k, f in enumerate(files):
+        change(shutil.copy(f, f.with_name(f'{f.name}_b')), lambda ds: setattr(ds, 'SOPInstanceUID', f'1.2.{k}'))
     both = read_series(tmp_path / 'ct')
     assert len(both.files) == 13 and both.notes[0][0] == 'duplicate slices'
     rename = {uid: f'1.2.{k}' for uid, k in zip(planes.instances, range(13))}
@@ -393,7 +431,8 @@ def test_a_mask_made_on_copies_of_the_slices(made, tmp_path):
         def swap(ds, e):
             if e.keyword == 'ReferencedSOPInstanceUID': e.value = rename.get(e.value, e.value)
         ds.walk(swap)
-    for path in (folder / 'liver.dcm', edit(made, tmp_path, of_copies)): np.testing.assert_array_equal(dicom_mask(path, both)[0], liver)
+    for path in (folder / 'liver.dcm', edit(made, tmp_path, of_copies)):
+        np.testing.assert_array_equal(dicom_mask(path, both)[0], liver)
 
 
 def test_frames_may_be_stored_the_other_way_round(made, tmp_path):
@@ -413,7 +452,8 @@ def test_frames_may_be_stored_the_other_way_round(made, tmp_path):
         shared.PlaneOrientationSequence[0].ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
         shared.PixelMeasuresSequence[0].PixelSpacing = [6, 6.5]
         ds.PixelData = np.packbits(pixels.ravel(), bitorder='little').tobytes() + b'\0'
-    for func in (flipped, turned): np.testing.assert_array_equal(dicom_mask(edit(made, tmp_path, func), planes)[0], liver)
+    for func in (flipped, turned):
+        np.testing.assert_array_equal(dicom_mask(edit(made, tmp_path, func), planes)[0], liver)
 
 
 def shift(axis, mm):
@@ -422,7 +462,9 @@ def shift(axis, mm):
     return func
 
 
-@pytest.mark.parametrize('axis,mm,words', [(0, 1, 'lie up to 1 mm from those'), (1, -.7, 'lie up to 0.7 mm'), (2, 2, 'lie up to 2 mm'), (0, 6*30, 'outside the pictures')])
+@pytest.mark.parametrize('axis,mm,words',
+                         [(0, 1, 'lie up to 1 mm from those'), (1, -.7, 'lie up to 0.7 mm'), (2, 2, 'lie up to 2 mm'),
+                          (0, 6*30, 'outside the pictures')])
 def test_a_mask_on_another_grid(axis, mm, words, made, tmp_path):
     bad(lambda: dicom_mask(edit(made, tmp_path, shift(axis, mm)), made[3]), words)
     np.testing.assert_array_equal(dicom_mask(edit(made, tmp_path, shift(axis, .003)), made[3])[0], made[2])
@@ -448,15 +490,23 @@ def gone(*keys):
 def value(key, v): return lambda ds: setattr(ds, key, v)
 
 
-HOSTILE = {'no frames described': gone('PerFrameFunctionalGroupsSequence'), 'fewer described': lambda ds: frames(ds).pop(), 'no segments': gone('SegmentSequence'),
-           'more frames': value('NumberOfFrames', 10**9), 'a billion rows': value('Rows', 65535), 'fewer pixels': lambda ds: setattr(ds, 'PixelData', ds.PixelData[:100]),
-           'no position': lambda ds: delattr(frames(ds)[5], 'PlanePositionSequence'), 'no direction': gone('SharedFunctionalGroupsSequence', 'PlaneOrientationSequence'),
-           'no spacing': gone('SharedFunctionalGroupsSequence', 'PixelMeasuresSequence'), 'no shared groups': gone('SharedFunctionalGroupsSequence'),
-           'no type': gone('SegmentationType'), 'no pixels': gone('PixelData'), 'far away': shift(2, 1e30), 'no segment number': gone('SharedFunctionalGroupsSequence', 'SegmentIdentificationSequence'),
-           'eight bits': value('BitsAllocated', 8), 'empty position': lambda ds: setattr(frames(ds)[5].PlanePositionSequence[0], 'ImagePositionPatient', None),
+HOSTILE = {'no frames described': gone('PerFrameFunctionalGroupsSequence'),
+           'fewer described': lambda ds: frames(ds).pop(), 'no segments': gone('SegmentSequence'),
+           'more frames': value('NumberOfFrames', 10**9), 'a billion rows': value('Rows', 65535),
+           'fewer pixels': lambda ds: setattr(ds, 'PixelData', ds.PixelData[:100]),
+           'no position': lambda ds: delattr(frames(ds)[5], 'PlanePositionSequence'),
+           'no direction': gone('SharedFunctionalGroupsSequence', 'PlaneOrientationSequence'),
+           'no spacing': gone('SharedFunctionalGroupsSequence', 'PixelMeasuresSequence'),
+           'no shared groups': gone('SharedFunctionalGroupsSequence'),
+           'no type': gone('SegmentationType'), 'no pixels': gone('PixelData'), 'far away': shift(2, 1e30),
+           'no segment number': gone('SharedFunctionalGroupsSequence', 'SegmentIdentificationSequence'),
+           'eight bits': value('BitsAllocated', 8),
+           'empty position': lambda ds: setattr(frames(ds)[5].PlanePositionSequence[0], 'ImagePositionPatient', None),
            'short position': lambda ds: setattr(frames(ds)[5].PlanePositionSequence[0], 'ImagePositionPatient', [1, 2]),
-           'zero spacing': lambda ds: setattr(ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0], 'PixelSpacing', [0, 0]),
-           'no directions': lambda ds: setattr(ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0], 'ImageOrientationPatient', [0]*6),
+           'zero spacing': lambda ds: setattr(ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0],
+                                              'PixelSpacing', [0, 0]),
+           'no directions': lambda ds: setattr(ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0],
+                                               'ImageOrientationPatient', [0]*6),
            'a word for a sequence': lambda ds: ds.add_new('SegmentSequence', 'LO', 'liver')}
 
 
@@ -490,14 +540,21 @@ def rtstruct(path, planes, regions, kind='CLOSED_PLANAR', digits=6, codes=()):
     ds = pydicom.dcmread(planes.files[0], stop_before_pixels=True)
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = pydicom.uid.RTStructureSetStorage
     ds.Modality = 'RTSTRUCT'
-    of_series = item(SeriesInstanceUID=ds.SeriesInstanceUID, ContourImageSequence=[item(ReferencedSOPInstanceUID=uid) for uid in planes.instances])
-    ds.ReferencedFrameOfReferenceSequence = [item(FrameOfReferenceUID=ds.FrameOfReferenceUID, RTReferencedStudySequence=[item(RTReferencedSeriesSequence=[of_series])])]
+    of_series = item(SeriesInstanceUID=ds.SeriesInstanceUID,
+                     ContourImageSequence=[item(ReferencedSOPInstanceUID=uid) for uid in planes.instances])
+    of_study = item(RTReferencedSeriesSequence=[of_series])
+    ds.ReferencedFrameOfReferenceSequence = [item(FrameOfReferenceUID=ds.FrameOfReferenceUID,
+                                                  RTReferencedStudySequence=[of_study])]
     def contour(k, line):
         mm = (planes.at[k] + np.asarray(line)*planes.pixel @ planes.axes)*[-1, -1, 1]
-        return item(ContourGeometricType=kind, NumberOfContourPoints=len(mm), ContourData=[f'{v:.{digits}f}' for v in mm.ravel()])
+        return item(ContourGeometricType=kind, NumberOfContourPoints=len(mm),
+                    ContourData=[f'{v:.{digits}f}' for v in mm.ravel()])
     ds.StructureSetROISequence = [item(ROINumber=n, ROIName=name) for n, name in enumerate(regions, 1)]
-    ds.ROIContourSequence = [item(ReferencedROINumber=n, ContourSequence=[contour(*s) for s in shapes]) for n, shapes in enumerate(regions.values(), 1)]
-    ds.RTROIObservationsSequence = [item(ReferencedROINumber=n, RTROIIdentificationCodeSequence=[item(CodeValue=value, CodingSchemeDesignator='SCT')]) for n, value in codes]
+    ds.ROIContourSequence = [item(ReferencedROINumber=n, ContourSequence=[contour(*s) for s in shapes]) for n,
+                             shapes in enumerate(regions.values(), 1)]
+    coded = lambda value: [item(CodeValue=value, CodingSchemeDesignator='SCT')]
+    ds.RTROIObservationsSequence = [item(ReferencedROINumber=n, RTROIIdentificationCodeSequence=coded(value))
+                                    for n, value in codes]
     ds.save_as(path)
     return path
 
@@ -571,11 +628,16 @@ def test_outlines_that_fit_no_slice(made, tmp_path):
     bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': shapes}, 'POINT'), planes), 'as POINT')
     bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': [(4, box(2, 90))]}), planes), 'beyond the pictures')
     bad(lambda: dicom_mask(rtstruct(path, planes, {'Spleen': shapes}), planes), 'no liver but Spleen')
-    bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': [(k, box(2, 9)) for k in (2, 4, 6)]}), planes), 'in 1 of 2 slices')
-    for func in (lambda ds: setattr(contour(ds), 'ContourData', ['1', '2']), lambda ds: delattr(contour(ds), 'ContourData'), gone('StructureSetROISequence'),
-                 lambda ds: delattr(ds.ROIContourSequence[0], 'ReferencedROINumber'), lambda ds: contour(ds).ContourData.__setitem__(0, 1e300)):
+    bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': [(k, box(2, 9)) for k in (2, 4, 6)]}), planes),
+        'in 1 of 2 slices')
+    for func in (lambda ds: setattr(contour(ds), 'ContourData', ['1', '2']),
+                 lambda ds: delattr(contour(ds), 'ContourData'), gone('StructureSetROISequence'),
+                 lambda ds: delattr(ds.ROIContourSequence[0], 'ReferencedROINumber'),
+                 lambda ds: contour(ds).ContourData.__setitem__(0, 1e300)):
         bad(lambda: dicom_mask(changed(func), planes), 'rt.dcm')
-    def of_other(ds): ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = '1.2.3'
+    def of_other(ds):
+        study = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+        study.RTReferencedSeriesSequence[0].SeriesInstanceUID = '1.2.3'
     def elsewhere(ds): ds.FrameOfReferenceUID = ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = '1.2.3'
     bad(lambda: dicom_mask(changed(of_other), planes), 'was made on series 1.2.3')
     bad(lambda: dicom_mask(changed(elsewhere), planes), 'another frame of reference')
@@ -651,18 +713,21 @@ def test_predict_writes_a_seg(night, tmp_path):
     once = [(tmp_path / name).read_bytes() for name in ('mask.dcm', 'mask_prob.dcm')]
     run('predict', night / 'series', tmp_path / 'mask.dcm', *args, *date, ok=0)
     assert once == [(tmp_path / name).read_bytes() for name in ('mask.dcm', 'mask_prob.dcm')]
-    assert {p.name for p in tmp_path.glob('mask*')} == {'mask.dcm', 'mask.json', 'mask.png', 'mask.nii.gz', 'mask_prob.dcm', 'mask_prob.nii.gz'}
+    assert {p.name for p in tmp_path.glob('mask*')} == {'mask.dcm', 'mask.json', 'mask.png', 'mask.nii.gz',
+                                                        'mask_prob.dcm', 'mask_prob.nii.gz'}
     for name in ('mask.dcm', 'mask_prob.dcm'): # nothing foreign is replaced: a slice of the series has the same ending
         other = tmp_path / f'other_{name}'
         shutil.copy(series.files[0], other)
         raw = other.read_bytes()
         done = run('predict', night / 'series', tmp_path / 'other_mask.dcm', *args, ok=1)
-        assert done.stderr.count('\n') == 1 and 'was not written by liverseg' in done.stderr and other.read_bytes() == raw
+        assert done.stderr.count('\n') == 1 and 'was not written by liverseg' in done.stderr
+        assert other.read_bytes() == raw
         other.unlink()
 
 
 def test_a_seg_of_a_nifti_scan(night, tmp_path):
     done = run('predict', night / 'ct.nii.gz', tmp_path / 'mask.dcm', '--device', 'cpu', ok=1)
-    assert done.stderr.count('\n') == 1 and 'let its name end in .nii.gz' in done.stderr and not list(tmp_path.iterdir())
+    assert done.stderr.count('\n') == 1 and 'let its name end in .nii.gz' in done.stderr
+    assert not list(tmp_path.iterdir())
     done = run('predict', night / 'series', tmp_path / 'mask.dcm', '--date', 'yesterday', ok=2)
     assert not list(tmp_path.iterdir())

@@ -47,12 +47,16 @@ def judge(make, base, rng, case, box, doing):
         said = 'sentence'
         print(e, flush=True)
         for line in str(e).splitlines():
-            if '/' not in line or not all(c.isprintable() or c == '\u3000' for c in line) or len(line) > 1100: return f'a sentence that names no file, or is none: {line[:2000]!r}'
+            if '/' not in line or not all(c.isprintable() or c == '\u3000' for c in line) or len(line) > 1100:
+                return f'a sentence that names no file, or is none: {line[:2000]!r}'
     if content(box / 'in') != before: return 'the input was changed'
     # ONNX Runtime leaves an empty .ses
-    if left := [p.relative_to(box) for p in box.rglob('*') if p.parent == box and p.name not in ('in', 'out', 'tmp') or p.parent == box/'tmp' and p.name != '.ses' or '.part' in p.name or p.name.endswith(('.lock', '.old', '.half'))]:
+    if left := [p.relative_to(box) for p in box.rglob('*') if p.parent == box and p.name not in ('in', 'out', 'tmp')
+                or p.parent == box/'tmp' and p.name != '.ses' or '.part' in p.name
+                or p.name.endswith(('.lock', '.old', '.half'))]:
         return f'left behind: {left[0]}'
-    if said == 'sentence' and (box / 'out').exists() and not getattr(func, 'may_leave', False): return 'a sentence, and yet something was written'
+    if said == 'sentence' and (box / 'out').exists() and not getattr(func, 'may_leave', False):
+        return 'a sentence, and yet something was written'
     must = getattr(func, 'must', None)
     return said if must in (None, said) else f'a {said}, where only a {must} is right'
 
@@ -62,7 +66,8 @@ def child(make, base, rng, case, box, pipe):
     quiet = os.open(box.with_suffix('.log'), os.O_WRONLY | os.O_CREAT)
     os.dup2(quiet, 1), os.dup2(quiet, 2), os.chdir(box)
     sys.stdout = sys.stderr = open(quiet, 'w', errors='backslashreplace') # pytest's own would be shared
-    mapped = int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize() if Path('/proc/self/statm').exists() else 2**36
+    mapped = (int(Path('/proc/self/statm').read_text().split()[0])*resource.getpagesize()
+              if Path('/proc/self/statm').exists() else 2**36)
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY, mapped + MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -82,7 +87,8 @@ def run_case(kind, seed, case, base, show=False):
     top = Path(tempfile.mkdtemp(prefix='fuzz'))
     box, (end, pipe) = top / 'box', os.pipe()
     box.mkdir()
-    if not (pid := os.fork()): child(KINDS[kind][1], base, np.random.default_rng([sum(kind.encode()), seed, case]), case, box, pipe)
+    if not (pid := os.fork()):
+        child(KINDS[kind][1], base, np.random.default_rng([sum(kind.encode()), seed, case]), case, box, pipe)
     os.close(pipe)
     if not select.select([end], [], [], 3*SECONDS)[0]: os.kill(pid, signal.SIGKILL)
     said = os.read(end, 4096).decode()
@@ -103,7 +109,8 @@ def run_cases(kind, seed, cases, show=False, say=lambda line: None):
         for case in cases:
             said = run_case(kind, seed, case, base, show)
             answers[said if said in ('right', 'sentence') else 'failed'] += 1
-            if said not in ('right', 'sentence'): failed.append(f'python tests/fuzz/fuzz.py {kind} --seed {seed} --case {case}\n{said}'); say(failed[-1])
+            if said not in ('right', 'sentence'):
+                failed.append(f'python tests/fuzz/fuzz.py {kind} --seed {seed} --case {case}\n{said}'); say(failed[-1])
     return answers, failed
 
 
@@ -115,7 +122,8 @@ if __name__ == '__main__':
     p.add_argument('--cases', type=int, default=100)
     args, bad = p.parse_args(), 0
     for kind in KINDS if args.kind == 'all' else [args.kind]:
-        answers, failed = run_cases(kind, args.seed, range(args.cases) if args.case is None else [args.case], args.case is not None, partial(print, flush=True))
+        answers, failed = run_cases(kind, args.seed, range(args.cases) if args.case is None else [args.case],
+                                    args.case is not None, partial(print, flush=True))
         print(kind, json.dumps(answers), flush=True)
         bad += len(failed)
     sys.exit(bad > 0)

@@ -1,4 +1,5 @@
-"What is damaged and how: for each kind a function that makes something sound once, and one that spoils it and says what to do with it."
+"""What is damaged and how: for each kind a function that makes something sound once, and one that spoils it and says
+what to do with it."""
 import csv
 import gzip
 import hashlib
@@ -38,8 +39,11 @@ from liverseg.volume import AIR, check_same_grid
 from liverseg.nifti import as_volume, write_mask
 from liverseg.work import from_cell
 
-ODD = [0, -1, 1, 2, 7, 255, 2**15 - 1, -2**15, 2**31 - 1, -2**31, 2**63 - 1, 1e-30, -.0, .5, 1e30, 1e308, np.nan, np.inf, -np.inf]
-TEXT = ['', ' ', '-1', '0', '1', '1.5', '1e30', 'nan', 'inf', '-inf', '9'*30, '9'*5000, '=1+1', '@SUM(A1)', '\0', 'a\0b', '../x', '/etc/passwd', 'a/b', 'é', '٣', '\x1b[2J', '"', '\n', ',', 'None', '1\\2', 'x'*300, 'test', 'TRAIN', '\ufeff', '\u202e']
+ODD = [0, -1, 1, 2, 7, 255, 2**15 - 1, -2**15, 2**31 - 1, -2**31, 2**63 - 1, 1e-30, -.0, .5, 1e30, 1e308, np.nan,
+       np.inf, -np.inf]
+TEXT = ['', ' ', '-1', '0', '1', '1.5', '1e30', 'nan', 'inf', '-inf', '9'*30, '9'*5000, '=1+1', '@SUM(A1)', '\0',
+        'a\0b', '../x', '/etc/passwd', 'a/b', 'é', '٣', '\x1b[2J', '"', '\n', ',', 'None', '1\\2', 'x'*300, 'test',
+        'TRAIN', '\ufeff', '\u202e']
 
 
 def nth(names, k):
@@ -52,7 +56,8 @@ def bytes_spoiled(rng, raw, most=8, upto=None):
     "A copy with bytes changed, cut, repeated or added"
     raw, how = bytearray(raw), rng.integers(6)
     if how < 3:
-        for at in rng.integers(0, max(1, min(len(raw), upto or len(raw))), rng.integers(1, most + 1)): raw[at] = rng.integers(256)
+        for at in rng.integers(0, max(1, min(len(raw), upto or len(raw))), rng.integers(1, most + 1)):
+            raw[at] = rng.integers(256)
     elif how == 3: del raw[rng.integers(len(raw)):]
     elif how == 4: at = rng.integers(len(raw)); del raw[at:at + rng.integers(1, 64)]
     else: raw += rng.bytes(rng.integers(1, 2000))
@@ -67,9 +72,12 @@ def once(func, **facts):
 
 # ---- NIfTI
 
-FIELDS = {'sizeof_hdr': (0, 'i'), 'dim0': (40, 'h'), 'dim1': (42, 'h'), 'dim2': (44, 'h'), 'dim3': (46, 'h'), 'dim4': (48, 'h'), 'datatype': (70, 'h'), 'bitpix': (72, 'h'),
-          'pixdim0': (76, 'f'), 'pixdim1': (80, 'f'), 'pixdim3': (88, 'f'), 'vox_offset': (108, 'f'), 'slope': (112, 'f'), 'inter': (116, 'f'), 'units': (123, 'B'),
-          'qform': (252, 'h'), 'sform': (254, 'h'), 'quatern': (256, 'f'), 'qoffset': (268, 'f'), 'srow_x': (280, 'f'), 'srow_y': (300, 'f'), 'srow_z': (320, 'f'), 'magic': (344, '4s')}
+FIELDS = {'sizeof_hdr': (0, 'i'), 'dim0': (40, 'h'), 'dim1': (42, 'h'), 'dim2': (44, 'h'), 'dim3': (46, 'h'),
+          'dim4': (48, 'h'), 'datatype': (70, 'h'), 'bitpix': (72, 'h'),
+          'pixdim0': (76, 'f'), 'pixdim1': (80, 'f'), 'pixdim3': (88, 'f'), 'vox_offset': (108, 'f'),
+          'slope': (112, 'f'), 'inter': (116, 'f'), 'units': (123, 'B'),
+          'qform': (252, 'h'), 'sform': (254, 'h'), 'quatern': (256, 'f'), 'qoffset': (268, 'f'), 'srow_x': (280, 'f'),
+          'srow_y': (300, 'f'), 'srow_z': (320, 'f'), 'magic': (344, '4s')}
 TYPES = {2: 'u1', 4: 'i2', 8: 'i4', 16: 'f4', 64: 'f8', 256: 'i1', 512: 'u2', 768: 'u4', 1024: 'i8', 1280: 'u8'}
 
 
@@ -85,25 +93,33 @@ def known_scan(s, folder):
     save_model(net, meta | dict(size=128), folder / 'ships', half=True)
     mask = Segmenter.load(folder / 'ships', 'cpu').segment(as_volume(nib.Nifti1Image(s.hu, s.affine), 'a')).mask
     assert mask.any()
-    return SimpleNamespace(hu=s.hu, labels=s.labels, affine=s.affine, mask=mask, other=np.roll(s.labels, 1, 0), model=folder / 'ships')
+    return SimpleNamespace(hu=s.hu, labels=s.labels, affine=s.affine, mask=mask, other=np.roll(s.labels, 1, 0),
+                           model=folder / 'ships')
 
 
 def lie(rng, raw):
     "A header that says something else"
     raw = bytearray(raw)
     at, kind = FIELDS[pick(rng, list(FIELDS))]
-    values = {'f': ODD, 'h': [v for v in ODD if v == v and abs(v) < 2**15 and v == int(v)] + list(TYPES) + [3, 6, 20, 24, 128, 1536], 'i': [0, 540, -1, 349], 'B': [*range(0, 40, 3)], '4s': [b'ni1\0', b'n+2\0', b'', b'n+9\0']}[kind]
+    values = {'f': ODD,
+              'h': [v for v in ODD if v == v and abs(v) < 2**15 and v == int(v)] + list(TYPES)
+              + [3, 6, 20, 24, 128, 1536], 'i': [0, 540, -1, 349], 'B': [*range(0, 40, 3)],
+              '4s': [b'ni1\0', b'n+2\0', b'', b'n+9\0']}[kind]
     value = pick(rng, values)
-    struct.pack_into('<' + kind, raw, at, value if kind in ('f', '4s') else int(value)) if kind != 'f' or abs(value) < 3e38 or not np.isfinite(value) else None
+    struct.pack_into('<' + kind, raw, at, value if kind in ('f', '4s')
+                     else int(value)) if kind != 'f' or abs(value) < 3e38 or not np.isfinite(value) else None
     return bytes(raw)
 
 
 def plain_reader(raw):
-    "The voxels of an uncompressed little-endian NIfTI-1 file, sorted, as the standard has it; None where it would take more"
+    """The voxels of an uncompressed little-endian NIfTI-1 file, sorted, as the standard has it; None where it would
+    take more"""
     if raw[:4] != b'\x5c\1\0\0' or raw[344:348] != b'n+1\0': return None
     dim, (kind, _) = struct.unpack_from('<8h', raw, 40), struct.unpack_from('<2h', raw, 70)
     offset, slope, inter = struct.unpack_from('<3f', raw, 108)
-    if not 1 <= dim[0] <= 7 or min(dim[1:dim[0] + 1]) < 1 or kind not in TYPES or not np.isfinite([offset, slope, inter]).all(): return None
+    whole = np.isfinite([offset, slope, inter]).all()
+    if not 1 <= dim[0] <= 7 or min(dim[1:dim[0] + 1]) < 1 or kind not in TYPES or not whole:
+        return None
     n = int(np.prod(dim[1:dim[0] + 1], dtype=object))
     if offset < 348 or offset + n*np.dtype(TYPES[kind]).itemsize > len(raw): return None
     with np.errstate(all='ignore'):
@@ -118,11 +134,13 @@ def levelled(data):
 
 
 def spoil_nifti(rng, base, folder, case=0):
-    "A scan with a fault that has a name, or in one of four forms with bytes changed; it is read, examined, converted or segmented"
+    """A scan with a fault that has a name, or in one of four forms with bytes changed; it is read, examined, converted
+    or segmented"""
     subject, segmenter, whole = base
     if case % 3: return told_nifti(rng, whole, folder, nth(NIFTI, case - case//3 - 1))
     hu = subject.hu if rng.random() < .5 else subject.hu.astype(pick(rng, ['f4', 'f8', 'i4']))
-    if hu.dtype.kind == 'f' and rng.random() < .5: hu[tuple(rng.integers(0, n) for n in hu.shape)] = pick(rng, [np.nan, np.inf, 1e38]); hu[:, 0] = np.nan
+    if hu.dtype.kind == 'f' and rng.random() < .5:
+        hu[tuple(rng.integers(0, n) for n in hu.shape)] = pick(rng, [np.nan, np.inf, 1e38]); hu[:, 0] = np.nan
     raw = nib.Nifti1Image(hu, subject.affine).to_bytes()
     for _ in range(rng.integers(0, 4)): raw = lie(rng, raw) if rng.random() < .8 else bytes_spoiled(rng, raw, upto=352)
     if rng.random() < .15: raw = bytes_spoiled(rng, raw)
@@ -139,10 +157,14 @@ def spoil_nifti(rng, base, folder, case=0):
     truth = plain_reader(raw) if whole and form != 'a.hdr' else None
     write_subject(subject, folder / 'whole', 'a')[1].rename(nii / 'a_liver.nii.gz')
     shutil.rmtree(folder / 'whole')
-    return pick(rng, [once(lambda out: seen_scan(file, truth, out), may_leave=True), lambda out: converted(folder, out), lambda out: examined(file), lambda out: segmented(file, segmenter, out)])
+    return pick(rng,
+                [once(lambda out: seen_scan(file, truth, out), may_leave=True), lambda out: converted(folder, out),
+                 lambda out: examined(file), lambda out: segmented(file, segmenter, out)])
 
 
-def labels_on(labels, data): return labels if data is None or isinstance(data, tuple) or data.shape == labels.shape else labels.ravel('F')[:data.size].reshape(data.shape, order='F')
+def labels_on(labels, data):
+    if data is None or isinstance(data, tuple) or data.shape == labels.shape: return labels
+    return labels.ravel('F')[:data.size].reshape(data.shape, order='F')
 
 
 def told_nifti(rng, base, folder, name):
@@ -152,7 +174,8 @@ def told_nifti(rng, base, folder, name):
     is_mask = how in ('mask', 'evaluate')
     case = NIFTI[name](rng, base.labels.astype(np.int16) if is_mask else base.hu, base.affine, 0 if is_mask else AIR)
     case.labels, case.name = base.labels, name
-    named = lambda end, files: {n.replace('a', f'a{end}', 1) if n.startswith('a') else n: raw for n, raw in files.items()}
+    named = lambda end, files: {n.replace('a', f'a{end}', 1) if n.startswith('a') else n: raw
+                                for n, raw in files.items()}
     nii, first = folder / 'train/nii', next(iter(case.files))
     if how == 'evaluate':
         put(folder / 'truth', case.files), put(folder / 'pred', {})
@@ -162,29 +185,37 @@ def told_nifti(rng, base, folder, name):
         nib.save(nib.Nifti1Image(data, at), folder / 'pred' / 'a.nii.gz')
         base = SimpleNamespace(**{**vars(base), 'other': data})
         func = lambda out: measured(folder / 'pred', folder / 'truth', case, out, base)
-        if not first.endswith(('.nii', '.nii.gz')) or case.must == 'right' and not (set(np.unique(case.data)) <= {0, 1, 2} if case.data is not None else False): case.must = None
+        may_be_labels = lambda: case.data is not None and set(np.unique(case.data)) <= {0, 1, 2}
+        if not first.endswith(('.nii', '.nii.gz')) or case.must == 'right' and not may_be_labels():
+            case.must = None
         return once(func, fault=f'{name} (evaluate)', must=case.must)
     put(nii, named('_orig', case.files))
     file = nii / next(iter(named('_orig', case.files)))
-    if how in ('seen', 'mask'): return once(lambda out: seen(file, case, out, 0 if is_mask else AIR), may_leave=True, fault=f'{name} ({how})', must=case.must)
-    if how == 'predict': return once(lambda out: predicted(file, case, out, base), fault=f'{name} ({how})', must=case.must)
+    if how in ('seen', 'mask'):
+        return once(lambda out: seen(file, case, out, 0 if is_mask else AIR), may_leave=True, fault=f'{name} ({how})',
+                    must=case.must)
+    if how == 'predict':
+        return once(lambda out: predicted(file, case, out, base), fault=f'{name} ({how})', must=case.must)
     if isinstance(case.data, np.ndarray): case.labels = labels_on(base.labels, case.data)
     if name == 'a mirrored form': case.labels = base.labels[::-1]
     at = case.affine if case.affine is not None else base.affine
     if case.must == 'right' and case.affine is None: case.must = None # the mask does not lie on it
     nib.save(nib.Nifti1Image(case.labels, at), nii / 'a_liver.nii.gz')
-    func = dict(check=lambda out: checked(folder, case, out), convert=lambda out: converted_whole(folder, case, out), preview=lambda out: converted_whole(folder, case, out, '--preview'))[how]
+    func = dict(check=lambda out: checked(folder, case, out), convert=lambda out: converted_whole(folder, case, out),
+                preview=lambda out: converted_whole(folder, case, out, '--preview'))[how]
     return once(func, may_leave=how == 'check', fault=f'{name} ({how})', must=case.must)
 
 
 def seen_scan(file, truth, out):
     "A volume of finite numbers, those of the file, on whose grid a mask can be written"
     vol = read_volume(file)
-    assert vol.data.ndim == 3 and vol.data.size and np.isfinite(vol.data).all() and np.isfinite(vol.affine).all() and min(vol.spacing) > 0
+    assert vol.data.ndim == 3 and vol.data.size and np.isfinite(vol.data).all() and np.isfinite(vol.affine).all()
+    assert min(vol.spacing) > 0
     assert nib.aff2axcodes(vol.affine) == ('R', 'A', 'S')
     if truth is not None:
         found = levelled(vol.data)
-        assert len(found) == len(truth) and np.allclose(found, truth, 1e-5, 1e-6*max(1, np.abs(truth).max())), 'other voxels than in the file'
+        close = len(found) == len(truth) and np.allclose(found, truth, 1e-5, 1e-6*max(1, np.abs(truth).max()))
+        assert close, 'other voxels than in the file'
     mask = (np.arange(vol.data.size) % 3 == 0).reshape(vol.data.shape).astype(np.uint8)
     write_mask(mask, vol, out / 'm.nii.gz')
     again = read_volume(out / 'm.nii.gz', fill=0)
@@ -213,9 +244,12 @@ def segmented(file, segmenter, out):
 
 # ---- DICOM
 
-GEOMETRY = ['ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'SliceThickness', 'SpacingBetweenSlices', 'InstanceNumber', 'SeriesInstanceUID', 'SOPInstanceUID',
-            'FrameOfReferenceUID', 'AcquisitionNumber', 'ImageType', 'Modality', 'SOPClassUID', 'NumberOfFrames', 'StudyInstanceUID']
-VALUES = ['RescaleSlope', 'RescaleIntercept', 'BitsAllocated', 'BitsStored', 'HighBit', 'PixelRepresentation', 'SamplesPerPixel', 'PhotometricInterpretation', 'Rows', 'Columns',
+GEOMETRY = ['ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing', 'SliceThickness',
+            'SpacingBetweenSlices', 'InstanceNumber', 'SeriesInstanceUID', 'SOPInstanceUID',
+            'FrameOfReferenceUID', 'AcquisitionNumber', 'ImageType', 'Modality', 'SOPClassUID', 'NumberOfFrames',
+            'StudyInstanceUID']
+VALUES = ['RescaleSlope', 'RescaleIntercept', 'BitsAllocated', 'BitsStored', 'HighBit', 'PixelRepresentation',
+          'SamplesPerPixel', 'PhotometricInterpretation', 'Rows', 'Columns',
           'PixelPaddingValue', 'PixelPaddingRangeLimit', 'PixelData', 'TransferSyntaxUID']
 
 
@@ -223,7 +257,8 @@ def sound_series(folder):
     "A series as {name: bytes}, and its values"
     from liverseg.phantom import write_series
     s = make_subject(3, shape=(20, 16, 6))
-    return {p.name: p.read_bytes() for p in write_series(s.hu, s.affine, folder / 's')}, np.unique(s.hu), known_scan(s, folder)
+    files = {p.name: p.read_bytes() for p in write_series(s.hu, s.affine, folder / 's')}
+    return files, np.unique(s.hu), known_scan(s, folder)
 
 
 def other_value(rng, old):
@@ -245,8 +280,11 @@ def retagged(rng, raw, keys):
         where = ds.file_meta if key == 'TransferSyntaxUID' else ds
         if rng.random() < .3: delattr(where, key)
         elif key == 'PixelData': ds.PixelData = bytes_spoiled(rng, ds.PixelData)
-        elif key == 'TransferSyntaxUID': where.TransferSyntaxUID = '1.2.840.10008.1.2' + pick(rng, ['', '.2', '.4.50', '.4.70', '.4.90', '.5', '.1.99'])
-        elif key in VALUES and key not in ('RescaleSlope', 'RescaleIntercept', 'PhotometricInterpretation'): setattr(where, key, int(pick(rng, [0, 1, 2, 7, 8, 12, 16, 32, 64, 1000, 65535])))
+        elif key == 'TransferSyntaxUID':
+            ending = pick(rng, ['', '.2', '.4.50', '.4.70', '.4.90', '.5', '.1.99'])
+            where.TransferSyntaxUID = f'1.2.840.10008.1.2{ending}'
+        elif key in VALUES and key not in ('RescaleSlope', 'RescaleIntercept', 'PhotometricInterpretation'):
+            setattr(where, key, int(pick(rng, [0, 1, 2, 7, 8, 12, 16, 32, 64, 1000, 65535])))
         else: setattr(where, key, other_value(rng, getattr(ds, key, '1')))
         out = io.BytesIO()
         ds.save_as(out)
@@ -261,7 +299,9 @@ def spoil_dicom(rng, base, folder, case=0):
     names = list(files)
     how = rng.integers(6)
     some = [n for n in names if rng.random() < pick(rng, [.2, 1])] or names[:1]
-    if how < 2: files |= {n: retagged(np.random.default_rng(k), files[n], GEOMETRY) for k in [int(rng.integers(2**31))] for n in some}
+    if how < 2:
+        files |= {n: retagged(np.random.default_rng(k), files[n], GEOMETRY) for k in [int(rng.integers(2**31))]
+                  for n in some}
     elif how == 2: files |= {n: retagged(rng, files[n], VALUES) for n in some}; truth = None
     elif how == 3: files |= {n: bytes_spoiled(rng, files[n], upto=pick(rng, [None, 1200])) for n in some}; truth = None
     elif how == 4:
@@ -276,7 +316,8 @@ def spoil_dicom(rng, base, folder, case=0):
         where = folder / 's.zip'
         with zipfile.ZipFile(where, 'w') as z:
             for name, raw in files.items(): z.writestr(f's/{name}', raw)
-    return pick(rng, [once(lambda out: seen_series(where, truth, out), may_leave=True), lambda out: seen_cases(where, out)])
+    return pick(rng,
+                [once(lambda out: seen_series(where, truth, out), may_leave=True), lambda out: seen_cases(where, out)])
 
 
 def told_dicom(rng, base, folder, name):
@@ -290,14 +331,17 @@ def told_dicom(rng, base, folder, name):
         with zipfile.ZipFile(where, 'w') as z:
             for n, raw in case.files.items(): z.writestr(n, raw)
     how = pick(rng, ['seen', 'seen', 'check', 'convert', 'predict'])
-    func = dict(seen=lambda out: seen(where, case, out), check=lambda out: checked(where, case, out), convert=lambda out: converted_whole(where, case, out), predict=lambda out: predicted(where, case, out, whole))[how]
+    func = dict(seen=lambda out: seen(where, case, out), check=lambda out: checked(where, case, out),
+                convert=lambda out: converted_whole(where, case, out),
+                predict=lambda out: predicted(where, case, out, whole))[how]
     return once(func, may_leave=how in ('seen', 'check'), fault=f'{name} ({how})', must=case.must)
 
 
 def seen_series(where, truth, out):
     "A volume like any other, with no values that no slice has"
     seen_scan(where, None, out)
-    if truth is not None: assert np.isin(read_volume(where).data, np.r_[truth, AIR]).all(), 'other values than in the files'
+    if truth is not None:
+        assert np.isin(read_volume(where).data, np.r_[truth, AIR]).all(), 'other values than in the files'
 
 
 def seen_cases(where, out):
@@ -315,9 +359,12 @@ def sound_slices(folder):
     for kind, data in (('images', np.clip(s.hu//4 + 100, 0, 255)), ('masks', s.labels > 0)):
         (folder / 'raw' / kind).mkdir(parents=True)
         for z in range(4): Image.fromarray(data[..., z].astype(np.uint8)).save(folder / f'raw/{kind}/{z}.png')
-    pd.DataFrame(dict(file=[f'{z}.png' for z in range(4)], subject='a', z=range(4), split='train')).to_csv(folder / 'raw/manifest.csv', index=False)
+    pd.DataFrame(dict(file=[f'{z}.png' for z in range(4)], subject='a', z=range(4),
+                      split='train')).to_csv(folder / 'raw/manifest.csv', index=False)
     write_subject(s, folder / 'data/train/nii', 'a')
-    for name, how in dict(eight={}, sixteen=dict(bits=16), three=dict(windows=[(-150, 250), (-50, 150), (0, 100)])).items(): convert(folder / 'data', folder / name, **how)
+    for name, how in dict(eight={}, sixteen=dict(bits=16),
+                          three=dict(windows=[(-150, 250), (-50, 150), (0, 100)])).items():
+        convert(folder / 'data', folder / name, **how)
     return folder
 
 
@@ -327,15 +374,22 @@ def png_spoiled(rng, raw):
     if how == 0: return bytes_spoiled(rng, raw)
     if how == 1:
         out = io.BytesIO()
-        Image.open(io.BytesIO(raw)).convert('L').convert(pick(rng, ['1', 'P', 'RGB', 'RGBA', 'LA', 'I;16'])).save(out, pick(rng, ['PNG', 'PNG', 'TIFF']) )
+        image = Image.open(io.BytesIO(raw)).convert('L').convert(pick(rng, ['1', 'P', 'RGB', 'RGBA', 'LA', 'I;16']))
+        image.save(out, pick(rng, ['PNG', 'PNG', 'TIFF']))
         return out.getvalue()
-    def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    def chunk(kind, data):
+        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     if how == 2:
         header = bytearray(raw[16:29])
-        if rng.random() < .5: struct.pack_into('>I', header, pick(rng, [0, 4]), int(pick(rng, [0, 1, 19, 21, 8192, 8193, 2**16, 2**31 - 1, 2**32 - 1])))
+        if rng.random() < .5:
+            struct.pack_into('>I', header, pick(rng, [0, 4]),
+                             int(pick(rng, [0, 1, 19, 21, 8192, 8193, 2**16, 2**31 - 1, 2**32 - 1])))
         else: header[8 + rng.integers(5)] = pick(rng, [0, 1, 2, 3, 4, 6, 8, 16, 255])
         return raw[:8] + chunk(b'IHDR', bytes(header)) + raw[33:]
-    more = pick(rng, [(b'zTXt', b'a\0\0' + zlib.compress(bytes(10**7))), (b'iCCP', b'a\0\0' + zlib.compress(bytes(10**7))), (b'tRNS', b'\0\0'), (b'gAMA', b'\0\0\0\0'), (b'acTL', b'\0\0\0\2\0\0\0\0'), (b'ABCD', rng.bytes(50)), (b'PLTE', rng.bytes(768)), (b'pHYs', b''), (b'IDAT', zlib.compress(rng.bytes(100)))])
+    more = pick(rng,
+                [(b'zTXt', b'a\0\0' + zlib.compress(bytes(10**7))), (b'iCCP', b'a\0\0' + zlib.compress(bytes(10**7))),
+                 (b'tRNS', b'\0\0'), (b'gAMA', b'\0\0\0\0'), (b'acTL', b'\0\0\0\2\0\0\0\0'), (b'ABCD', rng.bytes(50)),
+                 (b'PLTE', rng.bytes(768)), (b'pHYs', b''), (b'IDAT', zlib.compress(rng.bytes(100)))])
     return raw[:33] + chunk(*more) + raw[33:]
 
 
@@ -346,7 +400,8 @@ def table_spoiled(rng, raw):
     if how == 1: table = table.drop(columns=pick(rng, list(table)))
     elif how == 2: table = pd.concat([table, table.iloc[[rng.integers(len(table))]]])
     else:
-        for _ in range(rng.integers(1, 4)): table.iloc[rng.integers(len(table)), rng.integers(table.shape[1])] = pick(rng, TEXT)
+        for _ in range(rng.integers(1, 4)):
+            table.iloc[rng.integers(len(table)), rng.integers(table.shape[1])] = pick(rng, TEXT)
     return table.to_csv(index=False).encode()
 
 
@@ -355,8 +410,12 @@ def json_spoiled(rng, raw):
     value = json.loads(raw)
     how = rng.integers(6)
     if how == 0: return bytes_spoiled(rng, raw)
-    if how == 1: return pick(rng, [b'['*100_000, b'{"a":'*50_000, b'9'*5000, b'', b'null', b'[]', b'"a"', b'\xff\xfe', b'{"a":NaN}', b'1e999'])
-    odd = [None, True, False, [], {}, [[]], '', 'a', '\0', 10**400, -1, 0, 1.5, float('nan'), float('inf'), [None]*3, [1e308]*3, [10**400]*2, {'a': 1}, 'x'*10**4, [[1, 2]]*9, ['1', '2'], 2**63]
+    if how == 1:
+        return pick(rng,
+                    [b'['*100_000, b'{"a":'*50_000, b'9'*5000, b'', b'null', b'[]', b'"a"', b'\xff\xfe', b'{"a":NaN}',
+                     b'1e999'])
+    odd = [None, True, False, [], {}, [[]], '', 'a', '\0', 10**400, -1, 0, 1.5, float('nan'), float('inf'), [None]*3,
+           [1e308]*3, [10**400]*2, {'a': 1}, 'x'*10**4, [[1, 2]]*9, ['1', '2'], 2**63]
     for _ in range(rng.integers(1, 3)):
         at = value
         while isinstance(at, (dict, list)) and len(at):
@@ -376,7 +435,8 @@ def spoil_slices(rng, base, folder, case=0):
     where = shutil.copytree(base / name, folder / 's')
     pngs = sorted((where).rglob('*.png'))
     how = rng.integers(3 if (where / 'dataset.json').exists() else 2)
-    file, spoil = [(pick(rng, pngs), png_spoiled), (where / 'manifest.csv', table_spoiled), (where / 'dataset.json', json_spoiled)][how]
+    file, spoil = [(pick(rng, pngs), png_spoiled), (where / 'manifest.csv', table_spoiled),
+                   (where / 'dataset.json', json_spoiled)][how]
     file.write_bytes(spoil(rng, file.read_bytes()))
     return (lambda out: imported(where, out)) if name == 'raw' else lambda out: seen_slices(where)
 
@@ -393,7 +453,8 @@ def seen_slices(where):
     "A table of numbers, names and pictures"
     read_form(where)
     table = read_manifest(where)
-    assert table['z'].dtype.kind == 'i' and not table.duplicated(['subject', 'z']).any() and np.isfinite(table[['dx', 'dy', 'dz']].dropna()).all(axis=None)
+    assert table['z'].dtype.kind == 'i' and not table.duplicated(['subject', 'z']).any()
+    assert np.isfinite(table[['dx', 'dy', 'dz']].dropna()).all(axis=None)
     check_slices(where, training_table(where))
 
 
@@ -401,7 +462,9 @@ def seen_slices(where):
 
 def sound_model(folder):
     "A model folder with a network that has learned nothing"
-    save_model(build_net('lite'), describe('lite', 64, subjects=dict(train=['a'], valid=[]), temperature=1., expected=dict(slope=1., offset=0.)), folder / 'm', half=True)
+    save_model(build_net('lite'),
+               describe('lite', 64, subjects=dict(train=['a'], valid=[]), temperature=1.,
+                        expected=dict(slope=1., offset=0.)), folder / 'm', half=True)
     return folder / 'm'
 
 
@@ -427,7 +490,8 @@ def spoil_model(rng, base, folder, case=0):
         os.link(base / 'model.safetensors', weights)
     else:
         weights.write_bytes(weights_spoiled(rng, (base / 'model.safetensors').read_bytes()))
-        if rng.random() < .9: meta = json.dumps(json.loads(meta) | dict(sha256=hashlib.sha256(weights.read_bytes()).hexdigest())).encode()
+        if rng.random() < .9:
+            meta = json.dumps(json.loads(meta) | dict(sha256=hashlib.sha256(weights.read_bytes()).hexdigest())).encode()
     (folder / 'model.json').write_bytes(meta)
     return lambda out: answering(folder)
 
@@ -454,7 +518,9 @@ def spoil_onnx(rng, base, folder, case=0):
     elif how == 0: file.write_bytes(bytes_spoiled(rng, base, upto=pick(rng, [200, 5000, None])))
     else:
         model = onnx.load_from_string(base)
-        if how == 1: model.metadata_props[0].value = json_spoiled(rng, model.metadata_props[0].value.encode()).decode(errors='replace')
+        if how == 1:
+            prop = model.metadata_props[0]
+            prop.value = json_spoiled(rng, prop.value.encode()).decode(errors='replace')
         elif rng.random() < .5: del model.graph.node[rng.integers(len(model.graph.node))]
         else: pick(rng, list(model.graph.initializer)).dims.append(int(pick(rng, [0, 2, 2**31, -1])))
         file.write_bytes(model.SerializeToString())
@@ -463,11 +529,13 @@ def spoil_onnx(rng, base, folder, case=0):
 
 # ---- archives
 
-NAMES = ['a.nii', 'd/b.nii', 'd/e/f.txt', '../x', '/x', 'C:\\x', '..\\x', 'd/../../x', 'd', 'd/b.nii/x', '', '.', ' ', 'a\0b', 'n'*300, 'é', 'A.NII', '__MACOSX/a', '.hidden', 'CON', 'x.', '\x1b[2J', 'd//x', './a.nii']
+NAMES = ['a.nii', 'd/b.nii', 'd/e/f.txt', '../x', '/x', 'C:\\x', '..\\x', 'd/../../x', 'd', 'd/b.nii/x', '', '.', ' ',
+         'a\0b', 'n'*300, 'é', 'A.NII', '__MACOSX/a', '.hidden', 'CON', 'x.', '\x1b[2J', 'd//x', './a.nii']
 
 
 def spoil_archive(rng, base, folder, case=0):
-    "A zip or tar file with a fault that has a name, or with odd names, links, holes, archives within it, or bytes changed"
+    """A zip or tar file with a fault that has a name, or with odd names, links, holes, archives within it, or bytes
+    changed"""
     if case % 4 == 3: return told_tree(rng, base, folder, nth(TREES, case//4))
     if case % 4: return told_archive(rng, folder, nth(ARCHIVES, case - case//4*2 - 1))
     out, kind = io.BytesIO(), pick(rng, ['zip', 'tar', 'tar.gz'])
@@ -479,10 +547,15 @@ def spoil_archive(rng, base, folder, case=0):
                 if rng.random() < .05: info.external_attr = int(pick(rng, [0o120777, 0o020777, 0o040777])) << 16
                 z.writestr(info, rng.bytes(rng.integers(200)) if rng.random() < .95 else bytes(10**6))
     else:
-        with tarfile.open(fileobj=out, mode='w:gz' if kind == 'tar.gz' else 'w', format=pick(rng, [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])) as t:
+        with tarfile.open(fileobj=out, mode='w:gz' if kind == 'tar.gz' else 'w',
+                          format=pick(rng, [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])) as t:
             for name in names:
                 info = tarfile.TarInfo(name.replace('\0', '')); info.size = int(rng.integers(200))
-                if rng.random() < .05: info.type, info.linkname = pick(rng, [(tarfile.SYMTYPE, '/etc'), (tarfile.LNKTYPE, '../x'), (tarfile.FIFOTYPE, ''), (tarfile.DIRTYPE, ''), (tarfile.CHRTYPE, ''), (tarfile.GNUTYPE_SPARSE, '')])
+                if rng.random() < .05:
+                    info.type, info.linkname = pick(rng,
+                                                    [(tarfile.SYMTYPE, '/etc'), (tarfile.LNKTYPE, '../x'),
+                                                     (tarfile.FIFOTYPE, ''), (tarfile.DIRTYPE, ''),
+                                                     (tarfile.CHRTYPE, ''), (tarfile.GNUTYPE_SPARSE, '')])
                 t.addfile(info, io.BytesIO(rng.bytes(info.size)))
     raw = out.getvalue()
     if rng.random() < .4: raw = bytes_spoiled(rng, raw, most=3)
@@ -495,7 +568,8 @@ def spoil_archive(rng, base, folder, case=0):
     return once(lambda out: unpacked(file, out), may_leave=True)
 
 
-FILES = {'a/b.txt': b'text'*10, 'a/c.nii': bytes(range(256))*40, 'e.txt': b'', 'f/g/h.bin': b'h'*70000} # what archives hold
+# what archives hold
+FILES = {'a/b.txt': b'text'*10, 'a/c.nii': bytes(range(256))*40, 'e.txt': b'', 'f/g/h.bin': b'h'*70000}
 
 
 def told_archive(rng, folder, name):
@@ -511,24 +585,30 @@ def told_tree(rng, base, folder, name):
     files, _, whole = base
     TREES[name].build(folder, files)
     where, how = next(folder.iterdir()), pick(rng, ['seen', 'seen', 'check', 'predict'])
-    must = None if how == 'check' and TREES[name].must == RIGHT else TREES[name].must # check looks for a data set, and not as deep
+    # check looks for a data set, and not as deep
+    must = None if how == 'check' and TREES[name].must == RIGHT else TREES[name].must
     case = SimpleNamespace(data=whole.hu, affine=whole.affine, must=must, note=None)
-    func = dict(seen=lambda out: seen(where, case, out), check=lambda out: checked(where, case, out), predict=lambda out: predicted(where, case, out, whole))[how]
+    func = dict(seen=lambda out: seen(where, case, out), check=lambda out: checked(where, case, out),
+                predict=lambda out: predicted(where, case, out, whole))[how]
     return once(func, may_leave=how != 'predict', fault=f'{name} ({how})', must=must)
 
 
 def unpacked(file, out, files=None):
     "Plain files, all of them below the folder, with the bytes that they have in the archive"
     names = unpack(file, out, say=lambda line: None)
-    found = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob('*') if not p.is_dir() and not p.is_symlink()}
+    found = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob('*') if not p.is_dir()
+             and not p.is_symlink()}
     assert set(found) == set(n.replace('//', '/') for n in names) and not any(p.is_symlink() for p in out.rglob('*'))
-    if files is not None: assert found == files or found == {n.replace('\\', '/'): raw for n, raw in files.items()}, f'other files than in the archive: {sorted(set(found) ^ set(files))[:4]}'
+    if files is not None:
+        same_files = found in (files, {n.replace('\\', '/'): raw for n, raw in files.items()})
+        assert same_files, f'other files than in the archive: {sorted(set(found) ^ set(files))[:4]}'
 
 
 # ---- tables
 
 def sound_tables(folder):
-    "Slices as import_slices takes them and as convert makes them, a report and the masks that it is about, TotalSegmentator's table"
+    """Slices as import_slices takes them and as convert makes them, a report and the masks that it is about,
+    TotalSegmentator's table"""
     sound_slices(folder)
     known = known_scan(make_subject(3, shape=(24, 20, 6)), folder)
     for name in ('a', 'b'):
@@ -537,16 +617,19 @@ def sound_tables(folder):
             nib.save(nib.Nifti1Image(data, known.affine), folder / f'masks/{kind}/{name}.nii.gz')
         for part, data in (('ct', known.hu), ('segmentations/liver', (known.labels > 0).astype(np.uint8))):
             (folder / 'total' / name / 'segmentations').mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(data + (name == 'b')*(part == 'ct'), known.affine), folder / f'total/{name}/{part}.nii.gz')
+            nib.save(nib.Nifti1Image(data + (name == 'b')*(part == 'ct'), known.affine),
+                     folder / f'total/{name}/{part}.nii.gz')
     (folder / 'total/meta.csv').write_text('image_id;age;split\na;50;train\nb;60;test\n')
     evaluate_masks(folder / 'masks/pred', folder / 'masks/truth', folder / 'report', say=lambda line: None)
     import_slices(folder / 'raw', folder / 'imported')
     convert(folder / 'data', folder / 'shipped', windows=load_model('liver')[1]['window'])
     evaluated(folder / 'three_rows', folder / 'shipped', known.model)
-    return SimpleNamespace(folder=folder, model=known.model, rows=cells(folder / 'imported/manifest.csv'), dice=strict_json(folder / 'three_rows/summary.json')['mean_case_dice'])
+    return SimpleNamespace(folder=folder, model=known.model, rows=cells(folder / 'imported/manifest.csv'),
+                           dice=strict_json(folder / 'three_rows/summary.json')['mean_case_dice'])
 
 
-def evaluated(report, data, model): command('evaluate', data, report, '--model', model, '--split', 'train', '--device', 'cpu')
+def evaluated(report, data, model):
+    command('evaluate', data, report, '--model', model, '--split', 'train', '--device', 'cpu')
 
 
 def _cell(column, value, must=SENTENCE, row=1):
@@ -558,35 +641,76 @@ def _text(change, must=RIGHT): return lambda rng, table: change(table.to_csv(ind
 
 
 SAME = { # what is done to a table of any kind that leaves it what it is, or makes it none
-    'nothing': (lambda rng, table: table, RIGHT), 'columns in another order': (lambda rng, table: table[list(table)[::-1]], RIGHT), 'a column more': (lambda rng, table: table.assign(more='x'), RIGHT), 'lines of Windows': _text(lambda t: t.replace('\n', '\r\n')),
-    'everything quoted': (lambda rng, table: table.to_csv(index=False, quoting=1), RIGHT), 'a mark of UTF-8': _text(lambda t: '\ufeff' + t, None), 'no line at the end': _text(str.strip), 'an empty line at the end': _text(lambda t: t + '\n'), 'a cell more in a row': _text(lambda t: t.rstrip() + ',,,x\n', None), 'a row of nothing': _text(lambda t: t + ',\n', SENTENCE),
-    'UTF-16': (lambda rng, table: table.to_csv(index=False).encode('utf-16'), SENTENCE), 'no UTF-8': (lambda rng, table: table.to_csv(index=False).encode().rstrip() + b'\xff\n', SENTENCE), 'zeros': (lambda rng, table: bytes(500), SENTENCE), 'empty': (lambda rng, table: b'', SENTENCE), 'a header alone': (lambda rng, table: table.iloc[:0], None), 'a quote that never ends': _text(lambda t: t.rstrip() + '\n"', SENTENCE), 'NUL': _text(lambda t: t.replace(',', '\0,', 1), None),
-    'a column missing': (lambda rng, table: table.drop(columns=list(table)[0]), SENTENCE), 'a column twice': _text(lambda t: '\n'.join(f'{line},{line.split(",")[0]}' for line in t.split('\n') if line), None), 'a row twice': (lambda rng, table: pd.concat([table, table.iloc[:1]]), SENTENCE), 'a cell of a million letters': (lambda rng, table: table.assign(more='x'*10**6), RIGHT)}
+    'nothing': (lambda rng, table: table, RIGHT),
+        'columns in another order': (lambda rng, table: table[list(table)[::-1]], RIGHT),
+        'a column more': (lambda rng, table: table.assign(more='x'), RIGHT),
+        'lines of Windows': _text(lambda t: t.replace('\n', '\r\n')),
+    'everything quoted': (lambda rng, table: table.to_csv(index=False, quoting=1), RIGHT),
+        'a mark of UTF-8': _text(lambda t: '\ufeff' + t, None), 'no line at the end': _text(str.strip),
+        'an empty line at the end': _text(lambda t: t + '\n'),
+        'a cell more in a row': _text(lambda t: t.rstrip() + ',,,x\n', None),
+        'a row of nothing': _text(lambda t: t + ',\n', SENTENCE),
+    'UTF-16': (lambda rng, table: table.to_csv(index=False).encode('utf-16'), SENTENCE),
+        'no UTF-8': (lambda rng, table: table.to_csv(index=False).encode().rstrip() + b'\xff\n', SENTENCE),
+        'zeros': (lambda rng, table: bytes(500), SENTENCE), 'empty': (lambda rng, table: b'', SENTENCE),
+        'a header alone': (lambda rng, table: table.iloc[:0], None),
+        'a quote that never ends': _text(lambda t: t.rstrip() + '\n"', SENTENCE),
+        'NUL': _text(lambda t: t.replace(',', '\0,', 1), None),
+    'a column missing': (lambda rng, table: table.drop(columns=list(table)[0]), SENTENCE),
+        'a column twice': _text(lambda t: '\n'.join(f'{line},{line.split(",")[0]}' for line in t.split('\n') if line),
+                                None), 'a row twice': (lambda rng, table: pd.concat([table, table.iloc[:1]]), SENTENCE),
+        'a cell of a million letters': (lambda rng, table: table.assign(more='x'*10**6), RIGHT)}
 RAW = { # of import_slices
     f'{column} {str(value)[:30]!r}': _cell(column, value, must) for column, values, must in (
-        ('z', ['1'*23, '٣', '-1', '1.5', 'nan', 'inf', '', '1e3', '0x1', '2'], SENTENCE), ('subject', ['', 'a/b', '../a', 'a\\b', 'a\0b', 'a\nb', '\x1b[2J', 'b'*300], SENTENCE), ('split', ['', 'Train', 'all', 'test', '=1+1', '../x'], SENTENCE), ('file', ['', '.', '..', 'none.png', '../../x.png', '/etc/passwd', 'x'*5000, 'a\nb'], SENTENCE)) for value in values}
+        ('z', ['1'*23, '٣', '-1', '1.5', 'nan', 'inf', '', '1e3', '0x1', '2'], SENTENCE),
+        ('subject', ['', 'a/b', '../a', 'a\\b', 'a\0b', 'a\nb', '\x1b[2J', 'b'*300], SENTENCE),
+        ('split', ['', 'Train', 'all', 'test', '=1+1', '../x'], SENTENCE),
+        ('file', ['', '.', '..', 'none.png', '../../x.png', '/etc/passwd', 'x'*5000, 'a\nb'], SENTENCE))
+       for value in values}
 MADE = { # of convert
     f'{column} {str(value)[:30]!r}': _cell(column, value, must) for column, values, must in (
-        ('z', ['1'*23, '-1'*9, '1.5', 'nan', 'inf', '', '0'], SENTENCE), ('dx', ['0', '-1', 'inf', '1e999', '-0'], SENTENCE), ('dy', ['0'], SENTENCE), ('dz', ['0', '-inf'], SENTENCE), ('dx', ['', 'wide', 'nan'], None), ('subject', [''], SENTENCE), ('subject', ['b'], None), ('split', ['', 'Train', 'test'], SENTENCE),
-        ('image', ['', '.', 'none.png', '/etc/passwd', '../../../etc/passwd', 'x'*5000, 'a\0b'], SENTENCE), ('mask', ['.', 'none.png', '/etc/passwd', 'x'*5000], SENTENCE), ('mask', [''], None), ('liver_px', ['', '-1', 'nan', '1e999', 'many'], None), ('source', ['', '=1+1', '\x1b[2J', 'x'*9000], RIGHT)) for value in values}
-CASES = {f'{column} {value!r}': _cell(column, value, must) for column, values, must in (('dice', ['many', '٣', '1 2'], SENTENCE), ('dice', ['inf', '1e999', '-1', 'nan', ''], None), ('subject', ['', 'c', 'a'], SENTENCE)) for value in values}
-TOTAL = {f'{column} {value!r}': _cell(column, value, must) for column, values, must in (('split', ['', 'all', '=1+1', 'test;'], None), ('split', ['TEST', ' test ', 'val'], RIGHT), ('image_id', ['', 'x', 'a'], None)) for value in values}
-TABLES = [(kind, name) for kind, faults in dict(raw=RAW, made=MADE, cases=CASES, total=TOTAL).items() for name in [*SAME, *faults]]
+        ('z', ['1'*23, '-1'*9, '1.5', 'nan', 'inf', '', '0'], SENTENCE),
+        ('dx', ['0', '-1', 'inf', '1e999', '-0'], SENTENCE), ('dy', ['0'], SENTENCE), ('dz', ['0', '-inf'], SENTENCE),
+        ('dx', ['', 'wide', 'nan'], None), ('subject', [''], SENTENCE), ('subject', ['b'], None),
+        ('split', ['', 'Train', 'test'], SENTENCE),
+        ('image', ['', '.', 'none.png', '/etc/passwd', '../../../etc/passwd', 'x'*5000, 'a\0b'], SENTENCE),
+        ('mask', ['.', 'none.png', '/etc/passwd', 'x'*5000], SENTENCE), ('mask', [''], None),
+        ('liver_px', ['', '-1', 'nan', '1e999', 'many'], None), ('source', ['', '=1+1', '\x1b[2J', 'x'*9000], RIGHT))
+        for value in values}
+CASES = {f'{column} {value!r}': _cell(column, value, must)
+         for column, values, must in (('dice', ['many', '٣', '1 2'], SENTENCE),
+                                      ('dice', ['inf', '1e999', '-1', 'nan', ''], None),
+                  ('subject', ['', 'c', 'a'], SENTENCE)) for value in values}
+TOTAL = {f'{column} {value!r}': _cell(column, value, must)
+         for column, values, must in (('split', ['', 'all', '=1+1', 'test;'], None),
+                                      ('split', ['TEST', ' test ', 'val'], RIGHT),
+                  ('image_id', ['', 'x', 'a'], None)) for value in values}
+TABLES = [(kind, name) for kind, faults in dict(raw=RAW, made=MADE, cases=CASES, total=TOTAL).items()
+          for name in [*SAME, *faults]]
 
 
 def spoil_table(rng, base, folder, case=0):
-    "One of four tables with a fault that has a name; the command that reads it does what it does with the sound one, or says why not"
+    """One of four tables with a fault that has a name; the command that reads it does what it does with the sound one,
+    or says why not"""
     kind, name = nth(TABLES, case)
     change, must = (SAME | dict(raw=RAW, made=MADE, cases=CASES, total=TOTAL)[kind])[name]
-    where = shutil.copytree(base.folder / dict(raw='raw', made='shipped', cases='report', total='total')[kind], folder / 's')
+    where = shutil.copytree(base.folder / dict(raw='raw', made='shipped', cases='report', total='total')[kind],
+                            folder / 's')
     file = where / dict(cases='cases.csv', total='meta.csv').get(kind, 'manifest.csv')
     table = pd.read_csv(file, dtype=str, keep_default_na=False, sep=';' if kind == 'total' else ',')
     new = change(rng, table.copy())
     if isinstance(new, pd.DataFrame): new = new.to_csv(index=False)
     file.write_bytes(new if isinstance(new, bytes) else new.encode())
-    if kind == 'total' and must == SENTENCE and name in SAME or kind == 'cases' and name == 'a column missing': must = None # columns that nobody reads
-    if kind == 'cases' and name in ('a column more', 'a cell of a million letters') or kind == 'total' and name == 'a cell of a million letters': must = None # numbers alone, and csv's limit
-    func = dict(raw=lambda out: imported_as(where, out, base, must), made=lambda out: measured_as(where, out, base, must), cases=lambda out: against(where, out, base), total=lambda out: split_by(where, out, name))[kind]
+    # columns that nobody reads
+    if kind == 'total' and must == SENTENCE and name in SAME or kind == 'cases' and name == 'a column missing':
+        must = None
+    # numbers alone, and csv's limit
+    harmless = dict(cases=('a column more', 'a cell of a million letters'), total=('a cell of a million letters',))
+    if name in harmless.get(kind, ()):
+        must = None
+    func = dict(raw=lambda out: imported_as(where, out, base, must),
+                made=lambda out: measured_as(where, out, base, must), cases=lambda out: against(where, out, base),
+                total=lambda out: split_by(where, out, name))[kind]
     return once(func, may_leave=kind in ('cases', 'total'), fault=f'{kind}: {name}', must=must)
 
 
@@ -605,7 +729,8 @@ def measured_as(where, out, base, must):
 
 
 def against(where, out, base):
-    command('evaluate', '--pred', base.folder / 'masks/pred', '--truth', base.folder / 'masks/truth', out, '--against', where)
+    command('evaluate', '--pred', base.folder / 'masks/pred', '--truth', base.folder / 'masks/truth', out, '--against',
+            where)
     strict_json(out / 'against.json'), cells(out / 'against.csv')
 
 
@@ -619,29 +744,45 @@ def split_by(where, out, name):
 
 # ---- names
 
-CALLED = ['$x^2$', '$', '$\\frac{', 'a^b_c', '\\alpha', '%s', '{}', '{0}', 'NA', 'nan', 'None', 'null', 'inf', '007', '1e5', 'True', '=1+1', '-2', '+1', '@SUM(A1)', "'=3", "'", "''", '"', 'a,b', 'a;b', ' a;=1+1', ' =1+1', ' a', 'a ', 'a.', '...a', 'CON', 'nul', '-rf', '--help', '~', '$HOME', '*', '?', '[a]', '!', '#', '&amp;', '<b>',
-          '<script>alert(1)', "' onload=1 '", '\r', 'a\rb', 'a\nb', '\t=1', 'a\tb', '\x1b[2J', '\x07', '\x7f', '\x85', '\u2028', '\u202ea', '\ufeffa', 'é', 'e\u0301', '肝', 'ß', 'İ', '\U0001f600', '\udcff', 'a\udcffb', 'x'*200, 'é'*100, 'x'*240, 'test', 'train', 'images', 'masks', 'manifest.csv', 'a_orig', '_orig', 'a_liver', 'a.nii', 'a.nii.gz', '.hidden', 'a\\b', 'C:x', '%2e%2e', ' ', '  ', '\u3000']
+CALLED = ['$x^2$', '$', '$\\frac{', 'a^b_c', '\\alpha', '%s', '{}', '{0}', 'NA', 'nan', 'None', 'null', 'inf', '007',
+          '1e5', 'True', '=1+1', '-2', '+1', '@SUM(A1)', "'=3", "'", "''", '"', 'a,b', 'a;b', ' a;=1+1', ' =1+1', ' a',
+          'a ', 'a.', '...a', 'CON', 'nul', '-rf', '--help', '~', '$HOME', '*', '?', '[a]', '!', '#', '&amp;', '<b>',
+          '<script>alert(1)', "' onload=1 '", '\r', 'a\rb', 'a\nb', '\t=1', 'a\tb', '\x1b[2J', '\x07', '\x7f', '\x85',
+          '\u2028', '\u202ea', '\ufeffa', 'é', 'e\u0301', '肝', 'ß', 'İ', '\U0001f600', '\udcff', 'a\udcffb', 'x'*200,
+          'é'*100, 'x'*240, 'test', 'train', 'images', 'masks', 'manifest.csv', 'a_orig', '_orig', 'a_liver', 'a.nii',
+          'a.nii.gz', '.hidden', 'a\\b', 'C:x', '%2e%2e', ' ', '  ', '\u3000']
 
 
-def acts(name): return any((kind := unicodedata.category(c))[0] == 'C' or kind in ('Zl', 'Zp') for c in name) # on a terminal, or on a table
+# on a terminal, or on a table
+def acts(name): return any((kind := unicodedata.category(c))[0] == 'C' or kind in ('Zl', 'Zp') for c in name)
 
 
 def sound_names(folder): return known_scan(make_subject(3, shape=(24, 20, 6)), folder)
 
 
 def spoil_names(rng, base, folder, case=0):
-    "A subject with an odd name in a whole command: it is called so in every table, and nowhere a formula, a mark-up, an escape or another file"
+    """A subject with an odd name in a whole command: it is called so in every table, and nowhere a formula, a mark-up,
+    an escape or another file"""
     name, how = nth([(name, how) for name in CALLED for how in ('check', 'convert', 'predict', 'evaluate')], case)
     odd = acts(name)
     sound = [n for n in CALLED if not acts(n) and len(n) < 150 and n[0] != '.' and n != name]
     others = ['other', *rng.choice(sound, 6 if how == 'evaluate' else 1, replace=False).tolist()]
     try:
-        if how in ('check', 'convert'): put(folder / 'train/nii', {f'{name}_orig.nii.gz': volume_bytes(base.hu, base), f'{name}_liver.nii.gz': volume_bytes(base.labels, base)})
-        else: put(folder / ('scans' if how == 'predict' else 'pred'), {f'{n}.nii.gz': volume_bytes(base.hu if how == 'predict' else base.other, base) for n in (name, *others)})
-        if how == 'evaluate': put(folder / 'truth', {f'{n}.nii.gz': volume_bytes(base.labels, base) for n in (name, *others)})
+        if how in ('check', 'convert'):
+            put(folder / 'train/nii',
+                {f'{name}_orig.nii.gz': volume_bytes(base.hu, base),
+                 f'{name}_liver.nii.gz': volume_bytes(base.labels, base)})
+        else:
+            put(folder / ('scans' if how == 'predict' else 'pred'),
+                {f'{n}.nii.gz': volume_bytes(base.hu if how == 'predict' else base.other, base)
+                 for n in (name, *others)})
+        if how == 'evaluate':
+            put(folder / 'truth', {f'{n}.nii.gz': volume_bytes(base.labels, base) for n in (name, *others)})
     except OSError: name, odd = 'too long', None
     func = dict(check=named_check, convert=named_convert, predict=named_predict, evaluate=named_evaluate)[how]
-    return once(lambda out: func(folder, out, base, name, {*others, *([name] if name[0] != '.' else [])}), may_leave=how == 'check' or how == 'predict' and len(name) > 200, fault=f'{name!r} ({how})', must=None if odd in (True, None) or len(name) > 150 or name.startswith('.') else RIGHT)
+    return once(lambda out: func(folder, out, base, name, {*others, *([name] if name[0] != '.' else [])}),
+                may_leave=how == 'check' or how == 'predict' and len(name) > 200, fault=f'{name!r} ({how})',
+                must=None if odd in (True, None) or len(name) > 150 or name.startswith('.') else RIGHT)
 
 
 def volume_bytes(data, base): return gzip.compress(nib.Nifti1Image(data, base.affine).to_bytes(), 1)
@@ -656,7 +797,8 @@ def named_check(folder, out, base, name, all_names):
 def named_convert(folder, out, base, name, all_names):
     command('convert', folder, out, '--preview')
     rows = list(csv.DictReader((out / 'manifest.csv').open(newline='', encoding='utf-8'), strict=True))
-    assert {r['subject'] for r in rows} == {name} and all((out / r['image']).is_file() and (out / r['mask']).is_file() for r in rows)
+    assert {r['subject'] for r in rows} == {name}
+    assert all((out / r['image']).is_file() and (out / r['mask']).is_file() for r in rows)
     assert set(read_manifest(out)['subject']) == {name}
     seen_slices(out)
 
@@ -681,5 +823,6 @@ def named_evaluate(folder, out, base, name, all_names):
     assert '<script>alert' not in page and '<b><' not in page
 
 
-KINDS = dict(nifti=(sound_scan, spoil_nifti), dicom=(sound_series, spoil_dicom), slices=(sound_slices, spoil_slices), table=(sound_tables, spoil_table), names=(sound_names, spoil_names),
+KINDS = dict(nifti=(sound_scan, spoil_nifti), dicom=(sound_series, spoil_dicom), slices=(sound_slices, spoil_slices),
+             table=(sound_tables, spoil_table), names=(sound_names, spoil_names),
              model=(sound_model, spoil_model), onnx=(sound_onnx, spoil_onnx), archive=(sound_series, spoil_archive))

@@ -8,7 +8,8 @@ from fuzz import run_cases
 from kinds import KINDS
 
 FEW = dict(nifti=60, dicom=50, slices=30, table=30, names=16, model=12, onnx=12, archive=50)
-MANY = dict(nifti=1000, dicom=1000, slices=1000, table=600, names=348, model=200, onnx=200, archive=1000) # each fault that has a name, more than once
+# each fault that has a name, more than once
+MANY = dict(nifti=1000, dicom=1000, slices=1000, table=600, names=348, model=200, onnx=200, archive=1000)
 
 
 @pytest.mark.parametrize('kind', KINDS)
