@@ -329,9 +329,10 @@ _SEGMENTING = (
 def predict(scan, out, model, post, overwrite, date, also, batch_size, **options):
     """Segment the liver in one scan, or in a folder of scans.
 
-    SCAN is a NIfTI file or a folder with a DICOM series. OUT becomes its mask, on the scan's own grid: NIfTI, or,
-    where it ends in .dcm, a DICOM SEG of the series; the findings (.json) and a picture (.png) are written beside it. If SCAN is a folder of NIfTI files or of folders with DICOM,
-    OUT becomes a folder with one mask per scan, results.csv, and triage.html, which lists the worst masks first.
+    SCAN is a NIfTI file or a folder with a DICOM series. OUT becomes its mask, on the scan's own grid: NIfTI, or, if
+    the name ends in .dcm, a DICOM SEG of the series. Findings (.json) and a picture (.png) are written beside it.
+    If SCAN is a folder of NIfTI files or of folders with DICOM, OUT becomes a folder with one mask per scan,
+    results.csv, and triage.html, which lists the worst masks first.
 
     No training is needed: a trained network ships with liverseg. Research software, not a medical device."""
     from liverseg.cases import spacing_known

@@ -42,8 +42,13 @@ def is_mask_name(
     "Does a name end as that of a mask must, NIfTI or DICOM SEG?"
     return str(out).endswith(('.nii', '.nii.gz')) or is_seg_name(out)
 
-def is_seg_name(out): return str(out).endswith('.dcm')
 
+# %% ../nbs/65_results.ipynb #e82b63a7
+def is_seg_name(
+    out, # str or Path
+) -> bool:
+    "Does a name end as that of a DICOM SEG?"
+    return str(out).endswith('.dcm')
 
 # %% ../nbs/65_results.ipynb #3f2213fd
 def is_signed(
@@ -87,7 +92,7 @@ def check_mask_place(
             raise BadInput(f'{path}: exists and was not written by liverseg predict; give another name for the mask')
 
 def _is_ours(path, out):
-    "Did we write this? A mask or map says so itself, a result by its content, a preview by the result or mask beside it"
+    "Did we write this? A mask says so itself, a result by its content, a preview by the result or mask beside it"
     if is_mask_name(path.name): return is_signed(path)
     return read_result(out) is not None or path.suffix == '.png' and is_signed(out)
 

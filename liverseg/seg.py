@@ -260,8 +260,12 @@ def check_seg_place(
     if os.path.lexists(path) and not is_our_seg(path):
         raise BadInput(f'{path}: exists and is not a DICOM SEG of liverseg; give another name for the mask')
 
-def is_our_seg(path):
-    "Did we write this?"
+
+# %% ../nbs/67_seg.ipynb #7c0b627e
+def is_our_seg(
+    path, # of any file
+) -> bool:
+    "Is this a DICOM SEG that liverseg wrote?"
     try: ds = _dcmread(path) if is_dicom_file(path) else None
     except BadInput: return False
     return ds is not None and (ds.get('Modality'), ds.get('Manufacturer')) == ('SEG', 'liverseg')
