@@ -1,0 +1,89 @@
+"""The page *Try it*, which segments a CT in the browser: put together for the docs site, from web/, npm and `liverseg export`.
+
+    python tests/make_web.py FOLDER      # the page's modules alone, to look at or to test in Node
+"""
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WEB, NAME = ROOT / 'web', 'try'
+MOST = 12_000_000 # bytes of the network
+VENDOR = {
+    'ort.js': 'onnxruntime-web/dist/ort.wasm.min.mjs', 'ort-threads.js': 'onnxruntime-web/dist/ort-wasm-simd-threaded.mjs',
+    'ort.wasm': 'onnxruntime-web/dist/ort-wasm-simd-threaded.wasm', 'pako.js': 'pako/dist/pako.esm.mjs',
+    'dcm2niix.js': '@niivue/dcm2niix/dist/dcm2niix.jpeg.js', 'dcm2niix.wasm': '@niivue/dcm2niix/dist/dcm2niix.jpeg.wasm'}
+
+
+def missing():
+    "Why the page cannot be built here, or ''"
+    if not (shutil.which('npm') and shutil.which('node')): return 'npm is not here'
+    if not find_spec('onnx'): return 'the package onnx is not here'
+    return ''
+
+
+def fetch():
+    "The pinned packages, in web/node_modules, each with the hash that package-lock.json promises; what went wrong, or ''"
+    lock, mark = (WEB / 'package-lock.json').read_bytes(), WEB / 'node_modules/.liverseg'
+    if mark.is_file() and mark.read_bytes() == lock: return ''
+    done = subprocess.run(['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund'], cwd=WEB, capture_output=True, text=True)
+    if done.returncode: return 'npm cannot fetch its packages (' + (done.stderr.strip().splitlines() or ['?'])[0] + ')'
+    mark.write_bytes(lock)
+    return ''
+
+
+def licences():
+    "The licences of what comes from npm, as text"
+    told = json.loads((WEB / 'package-lock.json').read_text())['packages']
+    names = [n for n in sorted(told) if n and any(n.endswith(v.rsplit('/dist', 1)[0]) for v in VENDOR.values())]
+    parts = []
+    for name in names:
+        folder = WEB / name
+        text = next((p.read_text() for p in sorted(folder.glob('LICEN[CS]E*'))), (WEB / 'licences' / f'{Path(name).name}.txt').read_text()
+                    if (WEB / 'licences' / f'{Path(name).name}.txt').is_file() else 'The package has no text of its licence.\n')
+        parts.append(f"{name.removeprefix('node_modules/')} {told[name]['version']}, {told[name].get('license', '?')}\n\n{text}")
+    return ('\n' + '-'*70 + '\n\n').join([(WEB / 'licences.txt').read_text(), *parts])
+
+
+def network(folder):
+    "Export the network that ships: its description and the SHA-256 of the file"
+    from liverseg.models import read_meta
+    from liverseg.liver import model_path
+    from liverseg.save import export_onnx
+    with tempfile.TemporaryDirectory() as tmp: raw = export_onnx(Path(tmp) / 'liver.onnx').read_bytes()
+    if len(raw) > MOST: sys.exit(f'the network has {len(raw)} bytes, and the page takes at most {MOST}')
+    (folder / 'liver.onnx').write_bytes(raw)
+    meta = read_meta(model_path('liver'))
+    keep = ('arch', 'archs', 'size', 'window', 'bits', 'mean', 'std', 'flip', 'temperature', 'expected', 'licence', 'sha256')
+    told = {k: meta[k] for k in keep if k in meta}
+    (folder / 'model.json').write_text(json.dumps(dict(told, onnx_sha256=hashlib.sha256(raw).hexdigest(), onnx_bytes=len(raw)), indent=1))
+
+
+def example(folder):
+    "One synthetic scan, to try the page without a file"
+    import nibabel as nib
+    from liverseg.phantom import make_subject
+    who = make_subject(7, (128, 128, 32))
+    nib.Nifti1Image(who.hu, who.affine).to_filename(folder / 'example.nii.gz')
+
+
+def stage(folder, with_network=True):
+    "The page's modules, what they take from npm, the network and an example, in `folder`; why not, or ''"
+    if why := missing() or fetch(): return why
+    folder = Path(folder)
+    shutil.copytree(WEB / 'src', folder, dirs_exist_ok=True)
+    (folder / 'vendor').mkdir(exist_ok=True)
+    for name, source in VENDOR.items(): shutil.copyfile(WEB / 'node_modules' / source, folder / 'vendor' / name)
+    (folder / 'licences.txt').write_text(licences())
+    if with_network: network(folder); example(folder)
+    return ''
+
+
+if __name__ == '__main__':
+    if why := stage(sys.argv[1]): sys.exit(f'the page Try it cannot be built: {why}')
