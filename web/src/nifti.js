@@ -136,11 +136,12 @@ function bestAffine(head, name) {
 
 function fromQuaternion({quatern: [b, c, d], pixdim, shift}) {
   let square = 1 - (b*b + c*c + d*d)
-  if (square < 0 && Math.abs(square) >= 3*2**-23) {
+  if (Math.abs(square) < 3*2**-23) square = 0
+  if (square < 0) {
     const [mantissa, power] = square.toExponential(6).split('e')
     throw new Error(`w2 should be positive, but is ${mantissa}e${power[0]}${power.slice(1).padStart(2, '0')}`)
   }
-  const a = Math.sqrt(Math.max(0, square)), v = [pixdim[1], pixdim[2], pixdim[3]*pixdim[0]]
+  const a = Math.sqrt(square), v = [pixdim[1], pixdim[2], pixdim[3]*pixdim[0]]
   const s = 2/(a*a + b*b + c*c + d*d)
   const turn = [[1 - s*(c*c + d*d), s*(b*c - d*a), s*(b*d + c*a)], [s*(b*c + d*a), 1 - s*(b*b + d*d), s*(c*d - b*a)],
     [s*(b*d - c*a), s*(c*d + b*a), 1 - s*(b*b + c*c)]]

@@ -29,7 +29,7 @@ export function general(v, digits = 6) {
 }
 
 // A float as Python's `{v:.0f}`
-export const whole = v => String(rint(v))
+export const whole = v => (v < 0 && rint(v) === 0 ? '-' : '') + String(rint(v))
 
 // A shape as Python writes a tuple
 export const tuple = a => a.length === 1 ? `(${a[0]},)` : `(${[...a].join(', ')})`

@@ -1,0 +1,250 @@
+"The page Try it: its modules in Node against Python, and the page itself in a browser against `liverseg predict`."
+import gzip
+import itertools
+import json
+import shutil
+import subprocess
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from liverseg.cases import read_volume
+from liverseg.check import histogram, judge_mask, lung_like, not_hu
+from liverseg.nifti import ORDERS, read_nifti, stored_as, write_mask
+from liverseg.phantom import make_subject
+from liverseg.pixels import picture, prepare, unpacked
+from liverseg.post import clean, pieces
+from liverseg.tta import _enlarged
+from liverseg.volume import volume_ml
+from liverseg.work import BadInput
+
+pytestmark = pytest.mark.skipif(not (shutil.which('node') and shutil.which('npm')), reason='needs node and npm')
+
+
+@pytest.fixture(scope='session')
+def modules(tmp_path_factory):
+    "The page's modules with what they take from npm, without the network"
+    from make_web import stage
+    folder = tmp_path_factory.mktemp('modules')
+    if why := stage(folder, with_network=False): pytest.skip(why)
+    (folder / 'package.json').write_text('{"type": "module"}')
+    return folder
+
+
+@pytest.fixture
+def node(modules, tmp_path):
+    "A function that takes jobs of web_node.mjs and gives their answers"
+    def ask(*jobs):
+        (tmp_path / 'jobs.json').write_text(json.dumps(jobs, default=str))
+        done = subprocess.run(['node', str(ROOT / 'tests/web_node.mjs'), str(modules), str(tmp_path / 'jobs.json')], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+    return ask
+
+
+@pytest.fixture(scope='module')
+def phantom(): return make_subject(3, (60, 56, 22))
+
+
+def oblique(affine, degrees, shear=0.):
+    "The affine turned about two axes, and sheared"
+    a, b = np.radians([degrees, degrees/2])
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) @ [[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]
+    out = affine.copy()
+    out[:3] = turn @ np.array([[1, 0, 0], [0, 1, shear], [0, 0, 1]]) @ affine[:3]
+    return out
+
+
+def same_volume(answer, path, out):
+    "The page has read a scan as Python has"
+    vol = read_volume(path)
+    assert answer['shape'] == list(vol.data.shape)
+    np.testing.assert_allclose(answer['affine'], vol.affine, rtol=1e-12, atol=1e-9)
+    assert answer['notes'] == [str(n) for n in vol.notes]
+    assert answer['odd'] == [str(n) for n in not_hu(vol.data, histogram(vol.data))]
+    assert np.array_equal(np.fromfile(out, np.float32), np.asarray(vol.data, np.float32).ravel(order='F'))
+
+
+def read_both(node, paths, tmp_path):
+    outs = [tmp_path / f'{i}.raw' for i in range(len(paths))]
+    answers = node(*(dict(job='read', path=p, out=o) for p, o in zip(paths, outs)))
+    for answer, path, out in zip(answers, paths, outs): same_volume(answer, path, out)
+    return answers
+
+
+def test_48_orders_and_masks_on_their_grids(node, phantom, tmp_path):
+    whole = nib.Nifti1Image(phantom.hu, oblique(phantom.affine, 7, .04))
+    paths = [tmp_path / f'{order}.nii' for order in ORDERS]
+    for order, p in zip(ORDERS, paths): stored_as(whole, order).to_filename(p)
+    read_both(node, paths, tmp_path)
+    node(*(dict(job='mask', path=p, above=100, out=p.with_suffix('.gz')) for p in paths))
+    for p in paths:
+        vol = read_nifti(p)
+        write_mask((vol.data > 100).astype(np.uint8), vol, tmp_path / 'python.nii.gz')
+        assert gzip.decompress((p.with_suffix('.gz')).read_bytes()) == gzip.decompress((tmp_path / 'python.nii.gz').read_bytes()), p.name
+
+
+def test_number_types_scale_factors_and_byte_orders(node, phantom, tmp_path):
+    paths, rng = [], np.random.default_rng(0)
+    for code, order, kind in itertools.product(('u1', 'i1', 'i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f4', 'f8'), '<>', (nib.Nifti1Image, nib.Nifti2Image)):
+        data = rng.integers(0, 127, (7, 6, 5)).astype(order + code) if code in ('u1', 'i1') else (phantom.hu[::4, ::4, ::3] + 1024*(code[0] == 'u')).astype(order + code)
+        header = kind.header_class(endianness=order)
+        img = kind(data, oblique(np.diag([2., 2, 3, 1]), 12), header, dtype=data.dtype)
+        for slope, inter in ((1, 0), (1, -1024), (2, -3000), (.37, 5.5)):
+            paths.append(tmp_path / f'{len(paths)}.nii.gz')
+            img.header.set_slope_inter(1, 0)
+            raw, h = bytearray(img.to_bytes()), img.header.copy()
+            h.set_slope_inter(slope, inter)
+            h['vox_offset'] = h.single_vox_offset
+            raw[:len(h.binaryblock)] = h.binaryblock
+            paths[-1].write_bytes(gzip.compress(bytes(raw), 1))
+    read_both(node, paths, tmp_path)
+    out = [tmp_path / f'm{i}.nii.gz' for i in range(len(paths))]
+    node(*(dict(job='mask', path=p, above=50, out=o) for p, o in zip(paths, out)))
+    for p, o in zip(paths, out):
+        vol = read_nifti(p)
+        write_mask((vol.data > 50).astype(np.uint8), vol, tmp_path / 'python.nii.gz')
+        assert gzip.decompress(o.read_bytes()) == gzip.decompress((tmp_path / 'python.nii.gz').read_bytes()), p.name
+
+
+def test_headers_that_say_it_otherwise(node, phantom, tmp_path):
+    def save(name, affine=np.diag([-2., 2, 3, 1]), data=phantom.hu, q=1, s=1, q_affine=None, **fields):
+        img = nib.Nifti1Image(data, affine)
+        img.set_sform(affine, s)
+        img.set_qform(affine if q_affine is None else q_affine, q)
+        raw = bytearray(img.to_bytes())
+        for key, value in fields.items(): img.header[key] = value
+        img.header['vox_offset'] = 352
+        raw[:348] = img.header.binaryblock
+        (tmp_path / name).write_bytes(raw)
+        return tmp_path / name
+    lost = phantom.hu.astype(np.float32)
+    lost[:4] = np.nan
+    lost[20:, -1, :] = np.inf
+    low = phantom.hu.copy()
+    low[:9] = -2000
+    tilted = oblique(np.diag([-2., 2, 3, 1]), 9)
+    paths = [
+        save('q.nii', tilted, s=0), save('both.nii', tilted), save('apart.nii', tilted, q_affine=oblique(tilted, 1)),
+        save('none.nii', q=0, s=0), save('metres.nii', np.diag([.002, .002, .003, 1]), xyzt_units=1), save('microns.nii', np.diag([-2000., 2000, 3000, 1]), xyzt_units=3),
+        save('unset.nii', np.eye(4)), save('unset2.nii', np.eye(4), q=0, s=0), save('sheared.nii', oblique(np.diag([2., 2, 3, 1]), 9, .3)),
+        save('nan.nii', data=lost), save('padding.nii', data=low), save('two.nii', data=phantom.hu[..., 5]), save('five.nii', data=phantom.hu[..., None, None]),
+        save('hu1024.nii', data=(phantom.hu + 1024).astype(np.int16)), save('mask.nii', data=(phantom.hu > 100).astype(np.uint8)),
+        save('grey.nii', data=np.clip(phantom.hu, 0, 255)), save('same.nii', data=phantom.hu*0), save('norm.nii', data=(phantom.hu/40).astype(np.float32)),
+        save('quat.nii', s=0, quatern_b=2), save('badq.nii', quatern_b=2), save('neg.nii', pixdim=[-1, -2, 2, 3, 0, 0, 0, 0]), save('code.nii', sform_code=9, s=0)]
+    answers = node(*(dict(job='read', path=p, out=tmp_path / f'{p.stem}.raw') for p in paths))
+    for answer, path in zip(answers, paths):
+        try: read_volume(path)
+        except BadInput as e: assert answer.get('bad') == str(e).replace(str(path), path.name)
+        else: same_volume(answer, path, tmp_path / f'{path.stem}.raw')
+
+
+def hostile(folder, phantom):
+    "Files that are no scans"
+    img = nib.Nifti1Image(phantom.hu, np.diag([2., 2, 2, 1]))
+    raw = img.to_bytes()
+    packed, broken = gzip.compress(raw), bytearray(gzip.compress(raw))
+    broken[-6] ^= 255 # of the checksum
+    def header(**fields):
+        h = img.header.copy()
+        h['vox_offset'] = 352
+        for key, value in fields.items(): h[key] = value
+        return h.binaryblock + raw[348:]
+    files = {
+        'zeros.nii.gz': bytes(10**6), 'zeros.nii': bytes(10**6), 'bomb.nii.gz': gzip.compress(bytes(10**6)), 'empty.nii.gz': b'', 'empty.nii': b'',
+        'cut.nii.gz': packed[:len(packed)//2], 'cut.nii': raw[:3000], 'short.nii.gz': gzip.compress(raw[:3000]), 'head.nii.gz': gzip.compress(raw[:200]), 'head.nii': raw[:200],
+        'text.nii': b'hello'*300, 'text.nii.gz': b'hello'*300, 'plain.nii.gz': raw, 'crc.nii.gz': bytes(broken), 'junk.nii.gz': packed + b'junk'*9,
+        'type.nii': header(datatype=7), 'magic.nii.gz': gzip.compress(header(magic=b'xyz')), 'low.nii': header(vox_offset=100), 'inside.nii': header(vox_offset=0),
+        'minus.nii': header(dim=[3, -20, 22, 18, 1, 1, 1, 1]), 'none.nii': header(dim=[3, 0, 22, 18, 1, 1, 1, 1]), 'line.nii': header(dim=[1, 20, 22, 18, 1, 1, 1, 1]),
+        'inter.nii': header(scl_slope=1, scl_inter=np.inf), 'size.nii': header(pixdim=[1, 0, 2, 2, 0, 0, 0, 0], sform_code=0, qform_code=1), 'flat.nii': header(srow_x=[0]*4),
+        'big.nii': header(dim=[3, 32000, 32000, 32000, 1, 1, 1, 1])}
+    for name, content in files.items(): (folder / name).write_bytes(content)
+    hole = phantom.hu.astype(np.float32)
+    hole[30, 30, 9] = np.nan
+    for name, data in dict(four=np.stack([phantom.hu]*3, -1), complex=phantom.hu.astype(np.complex64), hole=hole).items():
+        nib.Nifti1Image(data, np.diag([2., 2, 2, 1])).to_filename(folder / f'{name}.nii.gz')
+    return [*(folder / name for name in files), *(folder / f'{name}.nii.gz' for name in ('four', 'complex', 'hole'))]
+
+
+def python_says(path):
+    with pytest.raises(BadInput) as e: read_volume(path)
+    return str(e.value).replace(str(path), path.name)
+
+
+def test_wrong_files_get_pythons_sentences(node, phantom, tmp_path):
+    paths = hostile(tmp_path, phantom)
+    answers = node(*(dict(job='read', path=p) for p in paths))
+    for path, answer in zip(paths, answers): assert answer.get('bad') == python_says(path)
+
+
+def test_gzip_in_parts(node, phantom, tmp_path):
+    raw = nib.Nifti1Image(phantom.hu, np.diag([2., 2, 2, 1])).to_bytes()
+    paths = [tmp_path / f'{n}.nii.gz' for n in ('parts', 'more')]
+    paths[0].write_bytes(gzip.compress(raw[:5000]) + gzip.compress(raw[5000:]) + bytes(512))
+    paths[1].write_bytes(gzip.compress(raw + bytes(999)))
+    read_both(node, paths, tmp_path)
+
+
+@pytest.mark.parametrize('shape', [(512, 512), (128, 128), (256, 256), (300, 411), (97, 640)])
+def test_what_the_network_sees(node, tmp_path, shape):
+    rng = np.random.default_rng(1)
+    hu = np.rint(rng.normal(60, 120, shape)).astype(np.int16)
+    jobs, wanted = [], []
+    for window, bits, kind in itertools.product(([-150, 250], [0., 255.], [[0, 255], [-150, 250], [-1000, 400]]), (8, 16), ('int16', 'float32')):
+        meta = dict(size=256, window=window, bits=bits, mean=[.485, .456, .406], std=[.229, .224, .225])
+        here = hu.astype(kind) + (.37 if kind == 'float32' else 0)
+        here = here.astype(kind)
+        path = tmp_path / f'{len(jobs)}.hu'
+        here.tofile(path)
+        jobs.append(dict(job='prepare', path=path, kind=kind, h=shape[0], w=shape[1], meta=meta, out=tmp_path / f'{len(jobs)}.x'))
+        wanted.append(np.broadcast_to(prepare([unpacked(picture(here, meta))], meta)[0], (3, 256, 256)))
+    node(*jobs)
+    for job, x in zip(jobs, wanted):
+        found = np.fromfile(job['out'], np.float32).reshape(3, 256, 256)
+        if job['meta']['bits'] == 8: assert np.array_equal(found, x)
+        else: np.testing.assert_allclose(found, x, atol=1e-5)
+
+
+@pytest.mark.parametrize('shape', [(512, 512), (128, 128), (256, 256), (300, 411)])
+def test_a_map_on_the_scans_grid(node, tmp_path, shape):
+    maps = np.random.default_rng(2).random((1, 256, 256), np.float32)
+    maps.tofile(tmp_path / 'map')
+    node(dict(job='enlarge', path=tmp_path / 'map', size=256, h=shape[0], w=shape[1], out=tmp_path / 'large'))
+    np.testing.assert_allclose(np.fromfile(tmp_path / 'large', np.float32).reshape(shape), _enlarged(maps, shape)[0], atol=2e-5)
+
+
+def test_cleaning_up_and_warnings(node, phantom, tmp_path):
+    truth, rng = (phantom.labels > 0).astype(np.uint8), np.random.default_rng(4)
+    specks = truth | (rng.random(truth.shape) > .995)
+    masks = dict(truth=truth, specks=specks, shifted=np.roll(truth, 30, 0), left=truth[::-1].copy(), low=np.roll(truth, -8, 2), empty=truth*0, two=truth | np.roll(truth, 25, 1),
+                 air=(phantom.hu < -500).astype(np.uint8), noise=(rng.random(truth.shape) > .7).astype(np.uint8), full=np.ones_like(truth))
+    scans = dict(scan=phantom.hu, turned=phantom.hu[:, :, ::-1].copy(), prone=phantom.hu[:, ::-1].copy(), mirrored=phantom.hu[::-1].copy())
+    for name, data in {**masks, **scans}.items(): stored_as(nib.Nifti1Image(data, phantom.affine), 'PIL').to_filename(tmp_path / f'{name}.nii')
+    pairs = list(itertools.product(scans, masks))
+    answers = node(*(dict(job='judge', path=tmp_path / f'{s}.nii', mask=tmp_path / f'{m}.nii', out=tmp_path / f'{s}_{m}.raw') for s, m in pairs))
+    said = set()
+    for answer, (s, m) in zip(answers, pairs):
+        vol, mask = read_nifti(tmp_path / f'{s}.nii'), np.asarray(read_nifti(tmp_path / f'{m}.nii').data)
+        cleaned = clean(mask, vol.spacing, ('specks',))
+        notes = judge_mask(vol, mask)
+        assert answer['notes'] == [str(n) for n in notes], (s, m)
+        assert answer['n'] == len(pieces(mask)[2])
+        assert np.array_equal(np.fromfile(tmp_path / f'{s}_{m}.raw', np.float32), cleaned.astype(np.float32).ravel(order='F'))
+        assert answer['ml'] == pytest.approx(volume_ml(cleaned, vol.affine), rel=1e-12)
+        assert [answer['air'], answer['inside']] == [int(a.sum()) for a in lung_like(vol.data)]
+        said |= {n.code for n in notes}
+    assert said >= {'cut off', 'volume', 'pieces', 'liver HU', 'liver side', 'spine', 'upside down', 'empty mask'}, said
+
+
+def test_numbers_are_written_as_python_writes_them(node):
+    numbers = [(v*10.**e, d) for v in (0, 1, -1.5, 2.25, 123456.7, 1234567, .1, 9.99996, 999999.5) for e in (-7, -4, 0, 3) for d in (3, 6)]
+    assert node(dict(job='words', numbers=numbers))[0] == [[f'{v:.{d}g}', f'{v:.0f}'] for v, d in numbers]
+
+
+def test_a_large_scan_fits_and_a_larger_one_is_refused(node):
+    fits, floats, large = node(*(dict(job='memory', shape=shape, bytes=n) for shape, n in (((512, 512, 900), 2), ((512, 512, 900), 4), ((512, 512, 2400), 2))))
+    assert fits < 1.1e9 and floats < 2e9
+    assert 'liverseg predict' in large['bad'] and '2.0 GB' in large['bad']
