@@ -85,5 +85,38 @@ def stage(folder, with_network=True):
     return ''
 
 
+def place(project):
+    "Add the page to a project that is about to be rendered, with links to it; why not, or ''"
+    if why := missing() or fetch(): return why
+    project = Path(project)
+    shutil.copyfile(WEB / 'try.qmd', project / f'{NAME}.qmd')
+    for name, before, line in (('sidebar.yml', '    - index.ipynb\n', f'    - {NAME}.qmd\n'),
+                               ('_quarto.yml', '    left:\n', f'    - text: Try it\n      href: {NAME}.qmd\n')):
+        text = (project / name).read_text(encoding='utf-8')
+        if before not in text: sys.exit(f'{name}: has no place for the page Try it')
+        (project / name).write_text(text.replace(before, before + line, 1), encoding='utf-8')
+    home = project / 'index.ipynb'
+    book = json.loads(home.read_text(encoding='utf-8'))
+    link = f'**[Try it]({NAME}.qmd)**: drop a CT and see its liver, in this browser; nothing leaves the computer.'
+    book['cells'].insert(1, dict(cell_type='markdown', id='try', metadata={}, source=link))
+    home.write_text(json.dumps(book), encoding='utf-8')
+    return ''
+
+
+def finish(out):
+    "Put what the page needs into a site that has been rendered, and the service worker with the list of all of it"
+    out = Path(out)
+    stage(out / NAME)
+    page = (out / f'{NAME}.html').read_text(encoding='utf-8')
+    linked = {u.split('?')[0].split('#')[0] for u in re.findall(r'(?:src|href)="([^":]+\.(?:css|js|mjs|json|svg|png|ico|woff2?)(?:\?[^"]*)?)"', page)}
+    fonts = [p.relative_to(out).as_posix() for p in (out / 'site_libs').rglob('*') if p.suffix in ('.woff', '.woff2')]
+    ours = [p.relative_to(out).as_posix() for p in (out / NAME).rglob('*') if p.is_file()]
+    files = sorted({f'{NAME}.html', *ours, *fonts, *(u.removeprefix('./') for u in linked)})
+    files = [f for f in files if (out / f).is_file()]
+    mark = hashlib.sha256(b''.join(f.encode() + (out / f).read_bytes() for f in files)).hexdigest()[:16]
+    worker = (WEB / 'sw.js').read_text(encoding='utf-8').replace('@VERSION@', mark).replace('/*FILES*/[]', json.dumps(files))
+    (out / f'{NAME}-sw.js').write_text(worker, encoding='utf-8')
+
+
 if __name__ == '__main__':
     if why := stage(sys.argv[1]): sys.exit(f'the page Try it cannot be built: {why}')

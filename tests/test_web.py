@@ -1,5 +1,6 @@
 "The page Try it: its modules in Node against Python, and the page itself in a browser against `liverseg predict`."
 import gzip
+import hashlib
 import itertools
 import json
 import shutil
@@ -14,7 +15,7 @@ from PIL import Image
 from liverseg.cases import read_volume
 from liverseg.check import histogram, judge_mask, lung_like, not_hu
 from liverseg.nifti import ORDERS, read_nifti, stored_as, write_mask
-from liverseg.phantom import make_subject
+from liverseg.phantom import make_subject, write_series
 from liverseg.pixels import picture, prepare, unpacked
 from liverseg.post import clean, pieces
 from liverseg.tta import _enlarged
@@ -248,3 +249,96 @@ def test_a_large_scan_fits_and_a_larger_one_is_refused(node):
     fits, floats, large = node(*(dict(job='memory', shape=shape, bytes=n) for shape, n in (((512, 512, 900), 2), ((512, 512, 900), 4), ((512, 512, 2400), 2))))
     assert fits < 1.1e9 and floats < 2e9
     assert 'liverseg predict' in large['bad'] and '2.0 GB' in large['bad']
+
+
+def test_sha256(node, tmp_path):
+    raws = [bytes(n % 251 for n in range(k)) for k in (0, 1, 55, 56, 63, 64, 65, 119, 120, 1000)]
+    for i, raw in enumerate(raws): (tmp_path / f'{i}.bin').write_bytes(raw)
+    assert node(dict(job='sha256', paths=[tmp_path / f'{i}.bin' for i in range(len(raws))]))[0] == [hashlib.sha256(raw).hexdigest() for raw in raws]
+
+
+def drop(n): return lambda files: files[n].unlink()
+def spoil(func): return lambda files: files[3].write_bytes(func(files[3].read_bytes()))
+def tagged(n=3, **tags):
+    def do(files):
+        import pydicom
+        ds = pydicom.dcmread(files[n])
+        for key, value in tags.items(): setattr(ds, key, value)
+        ds.save_as(files[n], enforce_file_format=True)
+    return do
+
+
+def implicit(files):
+    import pydicom
+    for f in files:
+        ds = pydicom.dcmread(f)
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        ds.save_as(f, enforce_file_format=True)
+
+
+def deflated(files):
+    import pydicom
+    for f in files:
+        ds = pydicom.dcmread(f)
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        ds.save_as(f, enforce_file_format=True)
+
+
+def bare(files):
+    for f in files: f.write_bytes(f.read_bytes()[132:])
+
+
+def compressed(syntax):
+    def do(files):
+        from test_dicom import transcode
+        import pydicom
+        if syntax != 'RLE': return transcode(files, syntax)
+        for f in files:
+            ds = pydicom.dcmread(f)
+            ds.compress(pydicom.uid.RLELossless)
+            ds.save_as(f, enforce_file_format=True)
+    return do
+
+
+def in_one_file(files):
+    from test_dicom import enhanced
+    enhanced(files[0].parent)
+
+
+SERIES = {
+    'plain': {}, 'sagittal': dict(codes='PIR'), 'coronal': dict(codes='LIA'), 'upwards': dict(codes='RAS'), 'mr': dict(Modality='MR'), 'nowhere': dict(ImagePositionPatient=None),
+    'neither': dict(ImagePositionPatient=None, InstanceNumber=None), 'spacing': dict(PixelSpacing=None), 'slope': dict(RescaleSlope='0.5'), 'intercept': dict(RescaleIntercept='-24'),
+    'none': dict(RescaleIntercept=None), 'zero': dict(RescaleSlope='0'), 'inverted': dict(PhotometricInterpretation='MONOCHROME1'), 'thick': dict(SliceThickness=None, SpacingBetweenSlices=None),
+    'localizer': dict(ImageType=['ORIGINAL', 'PRIMARY', 'LOCALIZER']), 'bits': dict(HighBit=11), 'padded': dict(PixelPaddingValue=-1000), 'lost': drop(4), 'short': spoil(lambda b: b[:1300]),
+    'header': spoil(lambda b: b[:700]), 'magic': spoil(lambda b: b[:140]), 'empty': spoil(lambda b: b''), 'zeros': spoil(lambda b: bytes(len(b))), 'other': tagged(Modality='MR'),
+    'scale': tagged(RescaleIntercept='5'), 'moved': tagged(ImagePositionPatient=[9, 9, 0]), 'twin': lambda files: (files[0].parent / 'copy').write_bytes(files[2].read_bytes()),
+    'unplaced': tagged(ImagePositionPatient=None), 'phases': dict(AcquisitionNumber=lambda n: n % 2, ImagePositionPatient=lambda n: [0, 0, n//2]), 'implicit': implicit, 'deflated': deflated, 'bare': bare,
+    'frames': in_one_file, 'RLE': compressed('RLE'), 'JPEGLosslessProcess14_1': compressed('JPEGLosslessProcess14_1'), 'JPEG2000Lossless': compressed('JPEG2000Lossless'), 'JPEGLSLossless': compressed('JPEGLSLossless')}
+
+
+def test_dicom_series_as_python_reads_them(node, tmp_path):
+    pytest.importorskip('pydicom')
+    who = make_subject(3, (40, 36, 10))
+    for name, what in SERIES.items():
+        files = write_series(who.hu, who.affine, tmp_path / name, **(what if isinstance(what, dict) else {}))
+        if callable(what): what(files)
+    answers = node(*(dict(job='series', path=tmp_path / name, out=tmp_path / f'{name}.raw', mask=tmp_path / f'{name}.nii.gz') for name in SERIES))
+    for answer, name in zip(answers, SERIES): same_series(answer, tmp_path, name)
+
+
+def same_series(answer, folder, name):
+    "The page says of a series what Python says, and writes its masks on the same grid"
+    try: vol = read_volume(folder / name)
+    except BadInput as e:
+        assert answer.get('bad') == str(e).replace(f'{folder}/', ''), name
+        return
+    assert 'bad' not in answer, (name, answer)
+    same_volume(answer, folder / name, folder / f'{name}.raw')
+    write_mask((vol.data > 100).astype(np.uint8), vol, folder / 'python.nii.gz')
+    ours, theirs = (gzip.decompress((folder / f'{n}.nii.gz').read_bytes()) for n in (name, 'python'))
+    geometry = [*range(76, 108), *range(256, 328)] # of 32-bit floats, whose last digits may differ
+    without = lambda raw: bytes(v for i, v in enumerate(raw[:352]) if i not in geometry) + raw[352:]
+    assert without(ours) == without(theirs), name
+    ours, theirs = nib.load(folder / f'{name}.nii.gz'), nib.load(folder / 'python.nii.gz')
+    np.testing.assert_allclose(ours.affine, theirs.affine, rtol=1e-6, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(ours.get_qform(), theirs.get_qform(), rtol=1e-5, atol=1e-3, err_msg=name)

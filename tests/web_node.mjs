@@ -1,12 +1,12 @@
 // The page's modules in Node, for tests/test_web.py: node web_node.mjs FOLDER JOB.json, where the job lists what to do.
-import {openAsBlob, readFileSync, writeFileSync} from 'node:fs'
-import {basename} from 'node:path'
+import {openAsBlob, readFileSync, readdirSync, writeFileSync} from 'node:fs'
+import {basename, dirname, relative} from 'node:path'
 import {pathToFileURL} from 'node:url'
 
 const [folder, jobFile] = process.argv.slice(2)
 const load = name => import(pathToFileURL(`${folder}/${name}`))
-const [nifti, volume, pixels, check, post, segment, words] =
-  await Promise.all(['nifti', 'volume', 'pixels', 'check', 'post', 'segment', 'words'].map(n => load(`${n}.js`)))
+const [nifti, volume, pixels, check, post, segment, words, scan, sha] =
+  await Promise.all(['nifti', 'volume', 'pixels', 'check', 'post', 'segment', 'words', 'scan', 'sha256'].map(n => load(`${n}.js`)))
 
 async function fileOf(path) {
   const blob = await openAsBlob(path)
@@ -29,6 +29,20 @@ const jobs = {
     if (out) writeFileSync(out, ras(vol))
     return {...facts(vol), odd: check.notHu(check.histogram(vol.data)).map(n => n.text)}
   },
+  // Read the files of a folder as a DICOM series; a mask of what is above a threshold goes to `mask`
+  async series({path, out, mask}) {
+    const names = readdirSync(path, {recursive: true, withFileTypes: true}).filter(e => e.isFile()).map(e => `${e.parentPath ?? e.path}/${e.name}`)
+    const files = await Promise.all(names.map(async n => Object.assign(await fileOf(n), {path: relative(dirname(path), n), folder: true})))
+    await scan.loadDecoder(readFileSync(`${folder}/vendor/dcm2niix.wasm`))
+    const vol = await scan.readScan(files, basename(path), () => {})
+    if (out) writeFileSync(out, ras(vol))
+    if (mask) {
+      const blob = nifti.maskFile(vol.head, Uint8Array.from(vol.data, v => v > 100))
+      writeFileSync(mask, Buffer.from(await (await nifti.gzipped(blob)).arrayBuffer()))
+    }
+    return {...facts(vol), odd: check.notHu(check.histogram(vol.data)).map(n => n.text)}
+  },
+  async sha256({paths}) { return paths.map(p => sha.sha256(new Uint8Array(readFileSync(p)))) },
   // Read a scan and write a mask of what is above a threshold on its grid
   async mask({path, above, out}) {
     const vol = await nifti.readNifti(await fileOf(path))

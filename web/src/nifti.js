@@ -305,9 +305,8 @@ function spacingUnset(affine, shape, told) {
 
 // The header of a volume that comes from DICOM files, as nibabel makes it
 export function newHeader(shape, datatype, affine, leans) {
-  const raw = new Uint8Array(348), view = new DataView(raw.buffer), float = (at, v) => view.setFloat32(at, v, true)
+  const raw = new Uint8Array(348), view = new DataView(raw.buffer), float = (at, v) => view.setFloat32(at, v + 0, true) // no −0
   view.setInt32(0, 348, true)
-  raw[38] = 'r'.charCodeAt(0)
   view.setInt16(40, 3, true)
   for (let i = 0; i < 7; i++) view.setInt16(42 + 2*i, shape[i] ?? 1, true)
   view.setInt16(70, datatype, true)
