@@ -90,6 +90,8 @@ def place(project):
     if why := missing() or fetch(): return why
     project = Path(project)
     shutil.copyfile(WEB / 'try.qmd', project / f'{NAME}.qmd')
+    (project / NAME).mkdir(exist_ok=True)
+    (project / NAME / 'licences.txt').write_text(licences(), encoding='utf-8')
     for name, before, line in (('sidebar.yml', '    - index.ipynb\n', f'    - {NAME}.qmd\n'),
                                ('_quarto.yml', '    left:\n', f'    - text: Try it\n      href: {NAME}.qmd\n')):
         text = (project / name).read_text(encoding='utf-8')
@@ -116,6 +118,22 @@ def finish(out):
     mark = hashlib.sha256(b''.join(f.encode() + (out / f).read_bytes() for f in files)).hexdigest()[:16]
     worker = (WEB / 'sw.js').read_text(encoding='utf-8').replace('@VERSION@', mark).replace('/*FILES*/[]', json.dumps(files))
     (out / f'{NAME}-sw.js').write_text(worker, encoding='utf-8')
+
+
+def alone(out):
+    "The page in a site of its own, below the same theme, for tests; why not, or ''"
+    with tempfile.TemporaryDirectory() as tmp:
+        project = Path(tmp) / 'site'
+        project.mkdir()
+        for name in ('_quarto.yml', 'styles.css', 'favicon.svg', 'nbdev.yml'): shutil.copyfile(ROOT / 'nbs' / name, project / name)
+        (project / 'sidebar.yml').write_text('website:\n  sidebar:\n    contents:\n    - index.ipynb\n')
+        book = dict(nbformat=4, nbformat_minor=5, metadata={}, cells=[dict(cell_type='markdown', id='home', metadata={}, source='# liverseg')])
+        for name in ('index', 'predict'): (project / f'{name}.ipynb').write_text(json.dumps(book))
+        if why := place(project): return why
+        subprocess.run([str(Path(sys.executable).with_name('smalldocs')), 'render', str(project), '--quiet'], capture_output=True, check=True)
+        shutil.copytree(project / '_docs', out)
+    finish(out)
+    return ''
 
 
 if __name__ == '__main__':
