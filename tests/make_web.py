@@ -132,6 +132,7 @@ def alone(out):
         if why := place(project): return why
         subprocess.run([str(Path(sys.executable).with_name('smalldocs')), 'render', str(project), '--quiet'], capture_output=True, check=True)
         shutil.copytree(project / '_docs', out)
+    for css in Path(out).rglob('*.css'): css.write_text(re.sub(r'@import url\(https?:[^)]*\);', '', css.read_text(encoding='utf-8')), encoding='utf-8')
     finish(out)
     return ''
 

@@ -5,6 +5,10 @@ import itertools
 import json
 import shutil
 import subprocess
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import nibabel as nib
 import numpy as np
@@ -342,3 +346,264 @@ def same_series(answer, folder, name):
     ours, theirs = nib.load(folder / f'{name}.nii.gz'), nib.load(folder / 'python.nii.gz')
     np.testing.assert_allclose(ours.affine, theirs.affine, rtol=1e-6, atol=1e-4, err_msg=name)
     np.testing.assert_allclose(ours.get_qform(), theirs.get_qform(), rtol=1e-5, atol=1e-3, err_msg=name)
+
+
+# The page itself
+
+BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
+needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason='needs chromium and chromedriver')
+
+
+class Served:
+    "A folder on a port of its own, and what was asked of it"
+    def __init__(self, folder):
+        asked = self.asked = []
+        class Handler(SimpleHTTPRequestHandler):
+            def log_message(self, *args): asked.append(self.path)
+        self.server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Handler, directory=str(folder)))
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f'http://127.0.0.1:{self.server.server_port}/some/where/'
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture(scope='session')
+def built(tmp_path_factory):
+    "A folder with the site two folders below it"
+    pytest.importorskip('smalldocs')
+    pytest.importorskip('selenium')
+    from make_web import alone
+    root = tmp_path_factory.mktemp('web')
+    if why := alone(root / 'some/where'): pytest.skip(why)
+    return root
+
+
+@pytest.fixture(scope='session')
+def served(built):
+    server = Served(built)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope='session')
+def downloads(tmp_path_factory): return tmp_path_factory.mktemp('downloads')
+
+
+@pytest.fixture(scope='session')
+def browser(downloads):
+    webdriver = pytest.importorskip('selenium.webdriver')
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-dev-shm-usage'): options.add_argument(flag)
+    options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
+    options.add_experimental_option('prefs', {'download.default_directory': str(downloads), 'profile.default_content_setting_values.automatic_downloads': 1})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+class Page:
+    "The page as somebody uses it"
+    def __init__(self, browser, address, query='?threads=1'):
+        self.browser = browser
+        browser.get(address + 'try.html' + query)
+        self.until(lambda: browser.execute_script('return document.documentElement.dataset.try') or self.wrong(), 'ready')
+    def until(self, test, what, seconds=200):
+        end = time.time() + seconds
+        while time.time() < end:
+            if found := test(): return found
+            time.sleep(.1)
+        raise AssertionError(f'{what}: not within {seconds} s; the page says {self.text("status")!r} {self.wrong()!r}')
+    def text(self, name): return self.browser.execute_script(f'return document.getElementById("try-{name}").textContent')
+    def wrong(self): return self.text('wrong')
+    def click(self, name): self.browser.execute_script(f'document.getElementById("try-{name}").click()')
+    def forget(self): self.browser.execute_script('window.tryResult = null')
+    def result(self):
+        "What was found, or the sentence that says what is wrong"
+        return self.until(lambda: self.wrong() or self.browser.execute_script('return window.tryResult'), 'result')
+    def give(self, path, thorough=False):
+        self.forget()
+        box = self.browser.find_element('id', 'try-thorough')
+        if box.is_selected() != thorough: self.click('thorough')
+        self.browser.find_element('id', 'try-folder' if path.is_dir() else 'try-file').send_keys(str(path))
+        return self.result()
+    def save(self, folder, name):
+        "The file that the page saves"
+        path = folder / name
+        path.unlink(missing_ok=True)
+        self.click('save')
+        self.until(path.exists, f'{name} saved')
+        return path
+    def set(self, name, value):
+        self.browser.execute_script(f'const e = document.getElementById("try-{name}"); e.value = {value}; e.dispatchEvent(new Event("input"))')
+
+
+@pytest.fixture(scope='session')
+def segmenter():
+    from liverseg.predict import Segmenter
+    return Segmenter.load('liver', 'cpu')
+
+
+def as_predicted(result, saved, scan, segmenter, folder, **how):
+    "The page's mask and words are those of `liverseg predict`"
+    from liverseg.predict import predict
+    assert isinstance(result, dict), result
+    found = predict(scan, folder / 'python.nii.gz', segmenter, say=lambda text: None, **how)
+    told = found.result()
+    ours, theirs = nib.load(saved), nib.load(folder / 'python.nii.gz')
+    a, b = (np.asarray(i.dataobj) > 0 for i in (ours, theirs))
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
+    assert a.shape == b.shape and b.any()
+    assert 2*(a & b).sum()/(a.sum() + b.sum()) >= .9995
+    assert result['volume_ml'] == pytest.approx(told['volume_ml'], rel=1e-3)
+    assert result['slices_looked_at'] == told['slices_looked_at'] and result['pieces_before_post'] == pytest.approx(told['pieces_before_post'], abs=2)
+    assert result['warnings'] == told['warnings']
+    assert result['expected_dice'] == pytest.approx(told['expected_dice'], abs=.002) and (result['mirrored'] or 0) == pytest.approx(told['mirrored'] or 0, abs=.02)
+
+
+def network(browser):
+    "What the page has asked for since this was called last"
+    messages = (json.loads(e['message'])['message'] for e in browser.get_log('performance'))
+    return [m['params']['request']['url'] for m in messages if m['method'] == 'Network.requestWillBeSent']
+
+
+@needs_browser
+def test_the_example_as_on_the_command_line_and_nothing_is_sent(served, browser, built, downloads, segmenter, tmp_path):
+    page = Page(browser, served.address)
+    assert browser.execute_script('return crossOriginIsolated')
+    assert [e for e in browser.get_log('browser') if e['level'] in ('SEVERE', 'WARNING')] == []
+    assert all(u.startswith((served.address, 'data:', 'blob:')) for u in network(browser))
+    before = len(served.asked)
+    page.click('example')
+    result = page.result()
+    saved = page.save(downloads, 'example_liver.nii.gz')
+    as_predicted(result, saved, built / 'some/where/try/example.nii.gz', segmenter, tmp_path)
+    assert 'not a medical device' in browser.execute_script('return document.querySelector("main").innerText')
+    page.forget()
+    page.set('threshold', 20)
+    assert page.result()['volume_ml'] > result['volume_ml']*1.01
+    page.forget()
+    page.set('threshold', 50)
+    assert page.result()['volume_ml'] == pytest.approx(result['volume_ml'], rel=1e-3)
+    for name in ('axial', 'front', 'side', 'solid'):
+        picture = browser.execute_script(f'const c = document.querySelector("#try-{name} canvas"); return [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]')
+        pixels = np.reshape(picture, (-1, 4))
+        assert (pixels[:, 0] > pixels[:, 1] + 40).mean() > .01, f'{name}: no liver in red'
+    assert [u for u in network(browser) if u.startswith('http')] == [] and len(served.asked) == before
+
+
+@needs_browser
+def test_a_scan_in_another_orientation(served, browser, downloads, segmenter, tmp_path):
+    who = make_subject(11, (96, 96, 20), (3.6, 3.6, 4.5))
+    stored_as(nib.Nifti1Image(who.hu, oblique(who.affine, 6)), 'PIL').to_filename(tmp_path / 'turned.nii.gz')
+    page = Page(browser, served.address)
+    result = page.give(tmp_path / 'turned.nii.gz')
+    as_predicted(result, page.save(downloads, 'turned_liver.nii.gz'), tmp_path / 'turned.nii.gz', segmenter, tmp_path)
+
+
+@needs_browser
+def test_a_dicom_series(served, browser, downloads, segmenter, tmp_path):
+    pytest.importorskip('pydicom')
+    who = make_subject(12, (96, 96, 10), (3.6, 3.6, 12))
+    write_series(who.hu, who.affine, tmp_path / 'series')
+    page = Page(browser, served.address)
+    result = page.give(tmp_path / 'series')
+    as_predicted(result, page.save(downloads, 'series_liver.nii.gz'), tmp_path / 'series', segmenter, tmp_path)
+
+
+@needs_browser
+def test_wrong_files_in_the_page(served, browser, phantom, tmp_path):
+    (tmp_path / 'files').mkdir()
+    paths = hostile(tmp_path / 'files', phantom)
+    chosen = [p for p in paths if p.name in ('cut.nii.gz', 'four.nii.gz', 'text.nii', 'hole.nii.gz')]
+    with open(tmp_path / 'gigabyte.nii.gz', 'wb') as f: f.truncate(2**30)
+    with open(tmp_path / 'gigabyte.nii', 'wb') as f: f.truncate(2**30)
+    chosen += [tmp_path / 'gigabyte.nii.gz', tmp_path / 'gigabyte.nii']
+    page = Page(browser, served.address)
+    for path in chosen: assert page.give(path) == python_says(path)
+    pytest.importorskip('pydicom')
+    write_series(phantom.hu[:, :, :3], phantom.affine, tmp_path / 'mr', Modality='MR')
+    assert page.give(tmp_path / 'mr') == python_says(tmp_path / 'mr')
+
+
+@needs_browser
+def test_what_is_no_ct_is_said(served, browser, phantom, segmenter, tmp_path):
+    page = Page(browser, served.address)
+    for name, data in dict(plus=(phantom.hu + 1024).astype(np.int16), mask=(phantom.labels > 0).astype(np.uint8)).items():
+        nib.Nifti1Image(data[:, :, 9:11], phantom.affine).to_filename(tmp_path / f'{name}.nii.gz')
+        assert page.give(tmp_path / f'{name}.nii.gz')['warnings'] == segmenter.segment(tmp_path / f'{name}.nii.gz').result()['warnings']
+
+
+@needs_browser
+def test_cancel_and_go_on(served, browser, built):
+    page = Page(browser, served.address)
+    page.click('example')
+    page.until(lambda: page.text('status').startswith('Slice'), 'a slice')
+    page.click('cancel')
+    page.until(lambda: page.text('status').startswith('Cancelled'), 'cancelled')
+    assert browser.execute_script('return document.getElementById("try-result").hidden')
+    page.click('example')
+    page.until(lambda: page.text('status').startswith('Slice 1 '), 'starting again')
+    page.click('cancel')
+    page.until(lambda: page.text('status').startswith('Cancelled'), 'cancelled')
+
+
+@needs_browser
+@pytest.mark.parametrize('width', [1300, 390])
+def test_it_fits_and_can_be_used_by_keyboard(served, browser, width):
+    from selenium.webdriver.common.keys import Keys
+    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=900, deviceScaleFactor=1, mobile=False))
+    page = Page(browser, served.address)
+    size = browser.execute_script('return [document.documentElement.scrollWidth, document.documentElement.clientWidth]')
+    assert size[0] <= size[1]
+    nameless = browser.execute_script("""return [...document.querySelectorAll('#try button, #try input, #try canvas, #try progress')].filter(e =>
+        !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)""")
+    assert nameless == []
+    reached = []
+    browser.execute_script('document.getElementById("try-file-button").focus()')
+    for _ in range(3):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        reached.append(browser.switch_to.active_element.get_attribute('id'))
+    assert reached == ['try-folder-button', 'try-example', 'try-thorough']
+    assert page.wrong() == ''
+
+
+@needs_browser
+def test_the_second_visit_needs_no_network(built, browser, phantom, tmp_path):
+    server = Served(built)
+    Page(browser, server.address)
+    server.close()
+    page = Page(browser, server.address)
+    nib.Nifti1Image(phantom.hu[:, :, 9:11], phantom.affine).to_filename(tmp_path / 'two.nii.gz')
+    assert page.give(tmp_path / 'two.nii.gz')['slices_looked_at'] == 2
+
+
+@needs_browser
+def test_another_network_is_refused(built, browser, tmp_path):
+    shutil.copytree(built, tmp_path / 'site', copy_function=shutil.os.link)
+    network = tmp_path / 'site/some/where/try/liver.onnx'
+    raw = bytearray(network.read_bytes())
+    raw[len(raw)//2] ^= 1
+    network.unlink()
+    network.write_bytes(raw)
+    server = Served(tmp_path / 'site')
+    assert 'it is damaged or another file' in Page(browser, server.address).wrong()
+    server.close()
+
+
+def test_without_npm_the_site_has_no_such_page(monkeypatch, tmp_path):
+    import make_web
+    monkeypatch.setattr(make_web.shutil, 'which', lambda name: None)
+    assert make_web.place(tmp_path) == 'npm is not here' and list(tmp_path.iterdir()) == []
+
+
+def test_every_package_has_a_hash_and_a_licence():
+    from make_web import VENDOR, licences
+    told = json.loads((ROOT / 'web/package-lock.json').read_text())['packages']
+    assert all(p['integrity'].startswith('sha512-') and p.get('license') for name, p in told.items() if name)
+    pinned = json.loads((ROOT / 'web/package.json').read_text())['dependencies']
+    assert all(version[0].isdigit() for version in pinned.values())
+    text = licences()
+    assert all(f'{name} {version}' in text for name, version in pinned.items()) and 'no text of its licence' not in text
+    assert all('/'.join(v.split('/')[:2 if v[0] == '@' else 1]) in pinned for v in VENDOR.values())

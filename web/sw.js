@@ -2,6 +2,11 @@
 const NAME = 'liverseg-try-', VERSION = NAME + '@VERSION@'
 const FILES = /*FILES*/[]
 
+// What the browser holds the page to: it can talk to no other server
+const POLICY = "default-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob: data:; connect-src 'self' blob: data:; form-action 'self'"
+const HEADERS = {'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp',
+  'Cross-Origin-Resource-Policy': 'same-origin', 'Content-Security-Policy': POLICY}
+
 const fresh = path => fetch(new Request(path, {cache: 'no-cache'}))
 
 async function keep() {
@@ -24,8 +29,7 @@ async function answer(request) {
   const found = await cache.match(page ? new URL('try.html', registration.scope).href : request, {ignoreSearch: true}) ?? await fetch(request)
   if (found.type === 'opaque' || found.status === 0) return found
   const headers = new Headers(found.headers)
-  for (const [key, value] of [['Cross-Origin-Opener-Policy', 'same-origin'], ['Cross-Origin-Embedder-Policy', 'require-corp'],
-                              ['Cross-Origin-Resource-Policy', 'same-origin']]) headers.set(key, value)
+  for (const [key, value] of Object.entries(HEADERS)) headers.set(key, value)
   return new Response(found.body, {status: found.status, statusText: found.statusText, headers})
 }
 

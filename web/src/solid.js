@@ -34,7 +34,7 @@ export function drawSurface(canvas, {points, reach, pitch}, turn, tilt, colour) 
     const u = -(ca*x - sa*y), v = -(sa*x + ca*y)
     return [u, cb*v + sb*z, cb*z - sb*v]
   }
-  const dot = Math.max(1, Math.ceil(pitch*scale*.75))
+  const dot = Math.max(1, Math.ceil(pitch*scale*1.1))
   for (let i = 0; i < points.length; i += 6) {
     const [u, v, up] = spun(points[i], points[i + 1], points[i + 2])
     const [nu, nv, nup] = spun(points[i + 3], points[i + 4], points[i + 5])
