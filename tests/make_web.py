@@ -69,7 +69,7 @@ def example(folder):
     "One synthetic scan, to try the page without a file"
     import nibabel as nib
     from liverseg.phantom import make_subject
-    who = make_subject(7, (128, 128, 32))
+    who = make_subject(7, (128, 128, 24))
     nib.Nifti1Image(who.hu, who.affine).to_filename(folder / 'example.nii.gz')
 
 

@@ -13,7 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, shared
 from PIL import Image
 
 from liverseg.cases import read_volume
@@ -495,7 +495,7 @@ def test_the_example_as_on_the_command_line_and_nothing_is_sent(served, browser,
 
 @needs_browser
 def test_a_scan_in_another_orientation(served, browser, downloads, segmenter, tmp_path):
-    who = make_subject(11, (96, 96, 20), (3.6, 3.6, 4.5))
+    who = make_subject(11, (96, 96, 12), (3.6, 3.6, 5))
     stored_as(nib.Nifti1Image(who.hu, oblique(who.affine, 6)), 'PIL').to_filename(tmp_path / 'turned.nii.gz')
     page = Page(browser, served.address)
     result = page.give(tmp_path / 'turned.nii.gz')
@@ -505,7 +505,7 @@ def test_a_scan_in_another_orientation(served, browser, downloads, segmenter, tm
 @needs_browser
 def test_a_dicom_series(served, browser, downloads, segmenter, tmp_path):
     pytest.importorskip('pydicom')
-    who = make_subject(12, (96, 96, 10), (3.6, 3.6, 12))
+    who = make_subject(12, (96, 96, 5), (3.6, 3.6, 12))
     write_series(who.hu, who.affine, tmp_path / 'series')
     page = Page(browser, served.address)
     result = page.give(tmp_path / 'series')
@@ -533,6 +533,87 @@ def test_what_is_no_ct_is_said(served, browser, phantom, segmenter, tmp_path):
     for name, data in dict(plus=(phantom.hu + 1024).astype(np.int16), mask=(phantom.labels > 0).astype(np.uint8)).items():
         nib.Nifti1Image(data[:, :, 9:11], phantom.affine).to_filename(tmp_path / f'{name}.nii.gz')
         assert page.give(tmp_path / f'{name}.nii.gz')['warnings'] == segmenter.segment(tmp_path / f'{name}.nii.gz').result()['warnings']
+
+
+@needs_browser
+@pytest.mark.all
+@pytest.mark.parametrize('thorough', [False, True])
+@pytest.mark.parametrize('codes, degrees, shear', [('LPS', 0, 0), ('ASR', 12, 0), ('IRP', 5, .08)])
+def test_three_orientations(served, browser, downloads, segmenter, tmp_path, codes, degrees, shear, thorough):
+    who = make_subject(21, (160, 160, 40), (2.2, 2.2, 4))
+    stored_as(nib.Nifti1Image(who.hu, oblique(who.affine, degrees, shear)), codes).to_filename(tmp_path / f'{codes}.nii.gz')
+    page = Page(browser, served.address)
+    result = page.give(tmp_path / f'{codes}.nii.gz', thorough)
+    as_predicted(result, page.save(downloads, f'{codes}_liver.nii.gz'), tmp_path / f'{codes}.nii.gz', segmenter, tmp_path, thorough=thorough)
+
+
+@needs_browser
+@pytest.mark.all
+@pytest.mark.parametrize('syntax', ['RLE', 'JPEGLosslessProcess14_1', 'JPEG2000Lossless', 'JPEGLSLossless'])
+def test_a_compressed_series(served, browser, downloads, segmenter, tmp_path, syntax):
+    who = make_subject(12, (128, 128, 12), (2.7, 2.7, 10))
+    compressed(syntax)(write_series(who.hu, who.affine, tmp_path / 'series'))
+    page = Page(browser, served.address)
+    before = len(served.asked)
+    result = page.give(tmp_path / 'series')
+    as_predicted(result, page.save(downloads, 'series_liver.nii.gz'), tmp_path / 'series', segmenter, tmp_path)
+    assert len(served.asked) == before
+
+
+@needs_browser
+@pytest.mark.all
+@pytest.mark.parametrize('thorough', [False, True])
+def test_patient_17(served, browser, downloads, segmenter, tmp_path, thorough):
+    scan = shared('ircad', 'test', 'nii', 'ircad_e17_orig.nii.gz')
+    page = Page(browser, served.address, '')
+    result = page.give(scan, thorough)
+    as_predicted(result, page.save(downloads, 'ircad_e17_orig_liver.nii.gz'), scan, segmenter, tmp_path, thorough=thorough)
+
+
+def resident(browser):
+    "Bytes of the largest process of the browser, all threads of its page among them"
+    mine, pages = {browser.service.process.pid}, []
+    for line in subprocess.run(['ps', '-eo', 'pid,ppid,rss', '--no-headers', '--sort', 'start_time'], capture_output=True, text=True).stdout.splitlines():
+        pid, parent, rss = map(int, line.split())
+        if parent in mine: mine.add(pid); pages.append(1024*rss)
+    return max(pages)
+
+
+@needs_browser
+@pytest.mark.all
+def test_900_slices_of_512x512_pass_in_2_gb(served, browser, tmp_path):
+    who = make_subject(4, (128, 128, 45))
+    large = np.repeat(np.repeat(np.repeat(who.hu, 4, 0), 4, 1), 20, 2)
+    nib.Nifti1Image(large, np.diag([.8, .8, .5, 1])).to_filename(tmp_path / 'large.nii')
+    del large
+    page, most = Page(browser, served.address, ''), []
+    page.forget()
+    browser.find_element('id', 'try-file').send_keys(str(tmp_path / 'large.nii'))
+    def found():
+        most.append(resident(browser))
+        return page.wrong() or browser.execute_script('return window.tryResult')
+    result = page.until(found, 'result', 1800)
+    assert isinstance(result, dict) and result['liver_found'], result
+    assert max(most) < 2e9, f'{max(most)/1e9:.2f} GB'
+
+
+@pytest.mark.all
+@pytest.mark.skipif(not (shutil.which('firefox-esr') and shutil.which('geckodriver')), reason='needs firefox-esr and geckodriver')
+def test_the_example_in_firefox(served, built, downloads, segmenter, tmp_path):
+    webdriver = pytest.importorskip('selenium.webdriver')
+    options = webdriver.FirefoxOptions()
+    options.binary_location = shutil.which('firefox-esr')
+    options.add_argument('-headless')
+    for name, value in {'browser.download.folderList': 2, 'browser.download.dir': str(downloads), 'browser.download.useDownloadDir': True}.items(): options.set_preference(name, value)
+    firefox = webdriver.Firefox(options=options, service=webdriver.FirefoxService(shutil.which('geckodriver')))
+    try:
+        page = Page(firefox, served.address)
+        before = len(served.asked)
+        page.click('example')
+        result = page.result()
+        as_predicted(result, page.save(downloads, 'example_liver.nii.gz'), built / 'some/where/try/example.nii.gz', segmenter, tmp_path)
+        assert len(served.asked) == before
+    finally: firefox.quit()
 
 
 @needs_browser
