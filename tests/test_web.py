@@ -597,21 +597,50 @@ def test_900_slices_of_512x512_pass_in_2_gb(served, browser, tmp_path):
     assert max(most) < 2e9, f'{max(most)/1e9:.2f} GB'
 
 
+class Firefox:
+    "Firefox by WebDriver BiDi, which it speaks without geckodriver; as much of a driver as Page needs"
+    def __init__(self, profile, downloads):
+        import websocket # of selenium
+        wanted = {'browser.download.folderList': 2, 'browser.download.dir': str(downloads), 'browser.shell.checkDefaultBrowser': False}
+        (profile / 'user.js').write_text(''.join(f'user_pref({json.dumps(k)}, {json.dumps(v)});\n' for k, v in wanted.items()))
+        self.process = subprocess.Popen([shutil.which('firefox-esr'), '--headless', '--profile', str(profile), '--remote-debugging-port', '0', 'about:blank'],
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        line = next(line for line in self.process.stderr if 'WebDriver BiDi listening on' in line)
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+        self.socket = websocket.create_connection(line.split()[-1] + '/session', timeout=60, suppress_origin=True)
+        self.n = 0
+        self.ask('session.new', capabilities={})
+        self.context = self.ask('browsingContext.getTree')['contexts'][0]['context']
+    def ask(self, method, **params):
+        self.n += 1
+        self.socket.send(json.dumps(dict(id=self.n, method=method, params=params)))
+        while (answer := json.loads(self.socket.recv())).get('id') != self.n: pass
+        if answer['type'] == 'error': raise RuntimeError(answer['message'])
+        return answer['result']
+    def get(self, url): self.ask('browsingContext.navigate', context=self.context, url=url, wait='none')
+    def execute_script(self, code):
+        code = f'JSON.stringify((() => {{ {code} }})() ?? null)'
+        try: found = self.ask('script.evaluate', expression=code, target=dict(context=self.context), awaitPromise=False)
+        except RuntimeError: return None # the page was being loaded
+        return json.loads(found['result']['value']) if found['type'] == 'success' else None
+    def quit(self):
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(30)
+
+
 @pytest.mark.all
-@pytest.mark.skipif(not (shutil.which('firefox-esr') and shutil.which('geckodriver')), reason='needs firefox-esr and geckodriver')
-def test_the_example_in_firefox(served, built, downloads, segmenter, tmp_path):
-    webdriver = pytest.importorskip('selenium.webdriver')
-    options = webdriver.FirefoxOptions()
-    options.binary_location = shutil.which('firefox-esr')
-    options.add_argument('-headless')
-    for name, value in {'browser.download.folderList': 2, 'browser.download.dir': str(downloads), 'browser.download.useDownloadDir': True}.items(): options.set_preference(name, value)
-    firefox = webdriver.Firefox(options=options, service=webdriver.FirefoxService(shutil.which('geckodriver')))
+@pytest.mark.skipif(not shutil.which('firefox-esr'), reason='needs firefox-esr')
+def test_the_example_in_firefox(served, built, segmenter, tmp_path):
+    for name in ('profile', 'downloads'): (tmp_path / name).mkdir()
+    firefox = Firefox(tmp_path / 'profile', tmp_path / 'downloads')
     try:
         page = Page(firefox, served.address)
+        assert firefox.execute_script('return crossOriginIsolated')
         before = len(served.asked)
         page.click('example')
         result = page.result()
-        as_predicted(result, page.save(downloads, 'example_liver.nii.gz'), built / 'some/where/try/example.nii.gz', segmenter, tmp_path)
+        as_predicted(result, page.save(tmp_path / 'downloads', 'example_liver.nii.gz'), built / 'some/where/try/example.nii.gz', segmenter, tmp_path)
         assert len(served.asked) == before
     finally: firefox.quit()
 
