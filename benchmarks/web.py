@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / 'tests')]
-SLICES, RUNS = 24, 3
+SLICES, RUNS = 12, 3
 
 
 def make_scan(path):

@@ -582,8 +582,9 @@ def resident(browser):
 @needs_browser
 @pytest.mark.all
 def test_900_slices_of_512x512_pass_in_2_gb(served, browser, tmp_path):
-    who = make_subject(4, (128, 128, 45))
-    large = np.repeat(np.repeat(np.repeat(who.hu, 4, 0), 4, 1), 20, 2)
+    who = make_subject(4, (128, 128, 45)) # its middle in 40 slices, air above and below: it is the memory that is asked about
+    large = np.full((512, 512, 900), -1000, np.int16)
+    large[:, :, 400:440] = np.repeat(np.repeat(who.hu[:, :, 22], 4, 0), 4, 1)[..., None]
     nib.Nifti1Image(large, np.diag([.8, .8, .5, 1])).to_filename(tmp_path / 'large.nii')
     del large
     page, most = Page(browser, served.address, ''), []
@@ -592,9 +593,10 @@ def test_900_slices_of_512x512_pass_in_2_gb(served, browser, tmp_path):
     def found():
         most.append(resident(browser))
         return page.wrong() or browser.execute_script('return window.tryResult')
-    result = page.until(found, 'result', 1800)
+    result = page.until(found, 'result', 900)
     assert isinstance(result, dict) and result['liver_found'], result
-    assert max(most) < 2e9, f'{max(most)/1e9:.2f} GB'
+    print(f'{max(most)/1e9:.2f} GB at most')
+    assert max(most) < 2e9
 
 
 class Firefox:
