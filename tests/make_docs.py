@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import make_web
+
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = 'output-file is not read', 'format commonmark is not built', 'keep-md is ignored' # Quarto's alone, or done here
 
@@ -54,12 +56,15 @@ def make(out=ROOT / '_docs'):
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp) / 'site'
         place(Path(proc_nbs()), folder)
+        no_page = make_web.place(folder)
         done = subprocess.run([str(Path(sys.executable).with_name('smalldocs')), 'render', str(folder), '--quiet'], capture_output=True, text=True)
         if done.returncode: sys.exit(done.stdout + done.stderr)
         for css in folder.rglob('_docs/**/*.css'): # themes fetch their fonts from a server, and look well with the reader's own
             css.write_text(re.sub(r'@import url\(https?:[^)]*\);', '', css.read_text(encoding='utf-8')), encoding='utf-8')
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(folder / '_docs', out)
+        if no_page: print(f'the site has no page Try it: {no_page}')
+        else: make_web.finish(out)
     return [line for line in (done.stdout + done.stderr).splitlines() if not any(e in line for e in EXPECTED)]
 
 
