@@ -433,7 +433,8 @@ class Page:
         path = folder / name
         path.unlink(missing_ok=True)
         self.click('save')
-        self.until(path.exists, f'{name} saved')
+        whole = lambda: path.exists() and path.stat().st_size and not [*folder.glob('*.crdownload'), *folder.glob('*.part')] # a browser reserves the name first
+        self.until(whole, f'{name} saved')
         return path
     def set(self, name, value):
         self.browser.execute_script(f'const e = document.getElementById("try-{name}"); e.value = {value}; e.dispatchEvent(new Event("input"))')
