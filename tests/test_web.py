@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import ROOT, shared
-from PIL import Image
 
 from liverseg.cases import read_volume
 from liverseg.check import histogram, judge_mask, lung_like, not_hu
