@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all bench study weights best bench-train bench-start bench-startup bench-step bench-metrics bench-predict figures notebooks readme docs preview export real clean
+.PHONY: help demo test test-all bench study weights best bench-train bench-start bench-startup bench-step bench-metrics bench-predict bench-web figures notebooks readme docs preview export real clean
 
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 16
@@ -92,8 +92,11 @@ bench-predict: $(READY)  ## prediction against fastai, MONAI, ONNX Runtime and t
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/predict.py --json benchmarks/study/predict.json
 
+bench-web: $(READY)  ## seconds per slice of the page Try it in Chromium against ONNX Runtime (five minutes)
+	$(BIN)/python benchmarks/web.py --json benchmarks/study/web.json
+
 clean:     ## remove the environment and everything that can be rebuilt
-	rm -rf .venv demo real build dist *.egg-info _docs _proc
+	rm -rf .venv demo real build dist *.egg-info _docs _proc web/node_modules
 
 $(READY): settings.ini setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import make_web
+
 ROOT = Path(__file__).resolve().parents[1]
 # warnings on settings that are for Quarto alone, or whose work is done here
 EXPECTED = 'output-file is not read', 'format commonmark is not built', 'keep-md is ignored'
@@ -59,6 +61,7 @@ def make(out=ROOT / '_docs'):
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp) / 'site'
         place(Path(proc_nbs()), folder)
+        no_page = make_web.place(folder)
         smalldocs = Path(sys.executable).with_name('smalldocs')
         done = subprocess.run([smalldocs, 'render', folder, '--quiet'], capture_output=True, text=True)
         if done.returncode: sys.exit(done.stdout + done.stderr)
@@ -67,6 +70,8 @@ def make(out=ROOT / '_docs'):
             css.write_text(text, encoding='utf-8')
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(folder / '_docs', out)
+        if no_page: print(f'the site has no page Try it: {no_page}')
+        else: make_web.finish(out)
     return [line for line in (done.stdout + done.stderr).splitlines() if not any(e in line for e in EXPECTED)]
 
 

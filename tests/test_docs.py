@@ -60,7 +60,8 @@ def test_it_is_built_without_a_warning(site):
     folder, _, said = site
     assert said == []
     notebooks = [p for p in (ROOT / 'nbs').rglob('*.ipynb') if 'book' not in p.parts]
-    assert len(pages(folder)) == len(notebooks) + 1 # and the changelog
+    # and the changelog, and Try it where npm is
+    assert len(pages(folder)) == len(notebooks) + 1 + (folder / 'try.html').is_file()
 
 
 @pytest.mark.parametrize('width', [1300, 390])
