@@ -78,7 +78,7 @@ def check_mask_place(
     "Raise `BadInput` if a mask must not be written there"
     if not is_mask_name(out):
         raise BadInput(f'{out}: a mask is written as NIfTI or DICOM SEG; let its name end in .nii.gz or .dcm')
-    if is_seg_name(out) and not (is_dicom(scan) or is_dicom_file(Path(scan))):
+    if is_seg_name(out) and not (is_dicom(Path(scan)) or is_dicom_file(Path(scan))):
         raise BadInput(f'{out}: a DICOM SEG refers to the files of a DICOM series, and {scan} is no DICOM; '
                        'let its name end in .nii.gz')
     if out.is_dir(): raise BadInput(f'{out}: is a folder; give another name for the mask')
