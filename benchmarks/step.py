@@ -4,7 +4,7 @@
     python benchmarks/step.py --arch lite --size 256
 """
 
-import argparse, contextlib, json, statistics, time
+import argparse, contextlib, statistics, time
 from pathlib import Path
 
 import torch

@@ -8,7 +8,7 @@ resume.
 The notebook nbs/tutorials/study.ipynb reads the JSON files and nothing else.
 """
 
-import argparse, json, shutil, time
+import argparse, json, shutil
 from pathlib import Path
 
 from common import HERE, REAL, THREE, WORK, Clock, figures, joint, machine, pair, rows, write
@@ -52,7 +52,6 @@ def plan(only):
 
 def run(name, recipe, seed, which, args):
     "Train and measure once"
-    import torch
     from liverseg.data import training_table
     from liverseg.manifest import read_manifest
     from liverseg.train import train
