@@ -83,7 +83,10 @@ def augmentations(
     if how == 'none': return []
     moved = aug_transforms(do_flip=flip, max_warp=0., p_affine=.75, p_lighting=.5, pad_mode=PadMode.Zeros,
                            **AUGMENT[how])
-    return [*moved, *[Spots()]*(how in ('spots', 'full')), *[Scanner()]*(how in ('scanner', 'full'))]
+    tfms = list(moved)
+    if how in ('spots', 'full'): tfms.append(Spots())
+    if how in ('scanner', 'full'): tfms.append(Scanner())
+    return tfms
 
 # %% ../nbs/02_data.ipynb #c470aaad
 def spot(

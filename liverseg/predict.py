@@ -101,7 +101,7 @@ class _ShownSlices:
         pixels = map(PixelForm.of(self.seg.meta).as_read, (self.slices[z] for z in zs))
         maps = slice_maps(self.seg.net, self.seg.meta, pixels, box=box, **self.how)
         for found, z in zip(track(maps, len(zs)), zs): # in this order the bar reaches its end
-            np.greater(found[0], .5, out=self.mask[z].view(bool))
+            self.mask[z] = found[0] > .5
             for whole, part in zip(self.maps, found): whole[z] = part
             self.looked[z] = True
             self.own.add(found[0], self.mask[z])

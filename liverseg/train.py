@@ -56,8 +56,9 @@ class CaseDice(Metric):
         for s, b, p, t in zip(subjects, *counts): self.counts.update({(s, 'both'): b, (s, 'pred'): p, (s, 'true'): t})
     @property
     def value(self):
-        counts = sum(_of_all(self.counts), Counter()) # which drops what is 0, and so subjects without any liver
-        subjects = dict.fromkeys(s for s, _ in counts)
+        counts = Counter()
+        for part in _of_all(self.counts): counts.update(part)
+        subjects = [s for s, k in counts if k == 'true' and counts[s, 'true'] + counts[s, 'pred'] > 0]
         dices = [float(dice_from_counts(*(counts[s, k] for k in ('both', 'pred', 'true')))) for s in subjects]
         return sum(dices)/len(dices) if dices else None
     @property

@@ -10,6 +10,7 @@ __all__ = ['LR', 'UD', 'VIEWS', 'MIRRORED', 'Flip', 'Rotate', 'Shift', 'Scale', 
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -167,7 +168,8 @@ def slice_maps(
     "Go through slices in batches, so that memory does not grow with their number; the model's temperature is applied"
     device, slices, size, temperature = _home(net), iter(slices), (meta['size'],)*2, meta.get('temperature', 1.)
     ask = tta_spread if spread else lambda *args: (tta_probs(*args),)
-    while batch := [s for _, s in zip(range(bs or at_once(size[0], device or 'cpu')), slices)]:
+    n = bs or at_once(size[0], device or 'cpu')
+    while batch := list(islice(slices, n)):
         x = prepare(batch, meta)[(..., *box)]
         if device: x = sys.modules['torch'].from_numpy(x).to(device)
         found = _library(x).stack(ask(net, x, VIEWS[tta], temperature), 1)
