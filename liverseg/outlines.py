@@ -18,7 +18,7 @@ from .volume import Volume
 from .work import BadInput, Note
 
 # %% ../nbs/69_outlines.ipynb #fc5e930e
-_ON_LINE = .02 # of a voxel; archives round outlines to 0.01 mm
+_ON_LINE = .02 # of a voxel; many programs round outlines to 0.01 mm
 
 def rasterised(
     outlines: list, # arrays (n, 2) of column and row, closed, the centre of the first pixel at (0, 0)
@@ -127,7 +127,7 @@ def _outline(path, contour, planes, part):
         raise BadInput(f'{path}: an outline of {part} lies up to {np.abs(height).max():.3g} mm beside the slices of '
                        f'{planes.place}; give the outlines of this scan')
     if (ij < -1).any() or (ij > planes.shape).any():
-        raise BadInput(f'{path}: an outline of {part} reaches beyond the pictures of {planes.place}; give the outlines '
+        raise BadInput(f'{path}: an outline of {part} reaches beyond the images of {planes.place}; give the outlines '
                        'of this scan')
     return int(k[0]), ij
 

@@ -40,7 +40,7 @@ def _voxels_at(planes, points, path):
                        'scan, or resample it')
     outside = ((near < 0) | (near >= planes.shape)).any(1).sum()
     if outside:
-        raise BadInput(f'{path}: {outside} of its voxels lie outside the pictures of {planes.place}; give the mask of '
+        raise BadInput(f'{path}: {outside} of its voxels lie outside the images of {planes.place}; give the mask of '
                        'this scan')
     return *near.T, k
 

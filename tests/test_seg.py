@@ -408,7 +408,7 @@ def edit(made, tmp_path, func):
 def frames(ds): return ds.PerFrameFunctionalGroupsSequence
 
 
-def test_a_mask_that_names_pictures_and_no_series(made, tmp_path):
+def test_a_mask_that_names_images_and_no_series(made, tmp_path):
     folder, series, liver, planes = made
     path = edit(made, tmp_path, lambda ds: delattr(ds, 'ReferencedSeriesSequence'))
     np.testing.assert_array_equal(dicom_mask(path, planes)[0], liver)
@@ -464,7 +464,7 @@ def shift(axis, mm):
 
 @pytest.mark.parametrize('axis,mm,words',
                          [(0, 1, 'lie up to 1 mm from those'), (1, -.7, 'lie up to 0.7 mm'), (2, 2, 'lie up to 2 mm'),
-                          (0, 6*30, 'outside the pictures')])
+                          (0, 6*30, 'outside the images')])
 def test_a_mask_on_another_grid(axis, mm, words, made, tmp_path):
     bad(lambda: dicom_mask(edit(made, tmp_path, shift(axis, mm)), made[3]), words)
     np.testing.assert_array_equal(dicom_mask(edit(made, tmp_path, shift(axis, .003)), made[3])[0], made[2])
@@ -588,6 +588,16 @@ def test_holes_islands_and_codes(made, tmp_path):
     assert mask[..., 5].sum() == 9 and mask.sum() == mask[..., 4:6].sum() # through the centres of 3×3 pixels
 
 
+@pytest.mark.parametrize('at', [10.25, 10])
+def test_a_keyhole_is_a_hole(at):
+    "One outline, with a channel from the outer line to the hole, also where the channel runs through centres"
+    outer = [(20.5, 2.5), (20.5, 20.5), (2.5, 20.5), (2.5, 2.5)]
+    inner = [(8.5, 8.5), (8.5, 12.5), (12.5, 12.5), (12.5, 8.5)]
+    one = np.array([(at, 2.5), *outer, (at, 2.5), (at, 8.5), *inner, (at, 8.5)])
+    found = rasterised([one], (24, 24))
+    assert found.sum() == 18**2 - 4**2 and not found[9:13, 9:13].any()
+
+
 def test_the_rasteriser_against_matplotlib():
     from matplotlib.path import Path as Polygon
     rng, cells, filled = np.random.default_rng(0), np.argwhere(np.ones((40, 30))), 0
@@ -626,7 +636,7 @@ def test_outlines_that_fit_no_slice(made, tmp_path):
     bad(lambda: dicom_mask(changed(up), planes), 'Liver lies up to 4 mm beside the slices')
     bad(lambda: dicom_mask(changed(aslant), planes), 'Liver runs through 3 slices')
     bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': shapes}, 'POINT'), planes), 'as POINT')
-    bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': [(4, box(2, 90))]}), planes), 'beyond the pictures')
+    bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': [(4, box(2, 90))]}), planes), 'beyond the images')
     bad(lambda: dicom_mask(rtstruct(path, planes, {'Spleen': shapes}), planes), 'no liver but Spleen')
     bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': [(k, box(2, 9)) for k in (2, 4, 6)]}), planes),
         'in 1 of 2 slices')
