@@ -164,13 +164,6 @@ _NAMELESS = re.compile(r'(segment|segmentation|label|mask|roi|region|contour|str
 
 def _words(part): return {*re.findall('[a-z]+', part.name.lower())}
 
-_GENERIC = {('85756007', 'SCT'), ('91772007', 'SCT'), ('91723000', 'SCT'), ('T-D0050', 'SRT'),
-            ('', '')} # tissue, organ, anatomical structure: codes that name no organ
-
-def _is_nameless(part):
-    "Neither the name nor a code says what it is"
-    return bool(_NAMELESS.fullmatch(part.name.strip()) and part.codes <= _GENERIC and part.regions <= _GENERIC | _LIVER)
-
 def _is_tumour(part):
     "A tumour of the liver, or one of no named organ"
     words = _words(part)
@@ -209,6 +202,13 @@ def _livers(parts):
         if len(found) > 1: found = [p for p in found if p.name.strip().lower() == 'liver'][:1] or found
         if found: return found
     return []
+
+_GENERIC = {('85756007', 'SCT'), ('91772007', 'SCT'), ('91723000', 'SCT'), ('T-D0050', 'SRT'),
+            ('', '')} # tissue, organ, anatomical structure: codes that name no organ
+
+def _is_nameless(part):
+    "Neither the name nor a code says what it is"
+    return bool(_NAMELESS.fullmatch(part.name.strip())) and part.codes <= _GENERIC and part.regions <= _GENERIC | _LIVER
 
 def _named_part(path, parts, segment):
     "The part with this number or name"
@@ -358,10 +358,9 @@ def planes_in(
         height = at @ np.cross(*axes)
         at = at[np.unique(np.round(height, 2), return_index=True)[1]]
         gaps = np.diff(at @ np.cross(*axes)) if len(at) > 1 else np.array([_thickness_of(ds)])
-        gap = float(np.median(gaps))
-        if np.abs(gaps - gap).max() > _NEAR*gap:
-            raise BadInput(f'{path}: its frames lie {gaps.min():.4g} to {gaps.max():.4g} mm apart, so they make no grid; '
-                           'give its series')
+        gap, (least, most) = float(np.median(gaps)), (gaps.min(), gaps.max())
+        if most - least > _NEAR*gap:
+            raise BadInput(f'{path}: its frames lie {least:.4g} to {most:.4g} mm apart: no grid; give its series')
         return Planes(at, axes, pixel, gap, (int(ds.Columns), int(ds.Rows)), path)
 
 def _thickness_of(ds):

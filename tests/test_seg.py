@@ -710,7 +710,8 @@ def test_nothing_found_is_two_objects(made):
 
 
 @pytest.mark.parametrize('tag,value', [('PatientName', 'Right^Name'), ('PatientID', '8'), ('StudyInstanceUID', '1.2.3'),
-                                       ('StudyDate', '20260101'), ('SeriesNumber', 7), ('PatientIdentityRemoved', 'NO')])
+                                       ('StudyDate', '20260101'), ('SeriesNumber', 7),
+                                       ('PatientIdentityRemoved', 'NO')])
 def test_a_corrected_header_gives_another_identifier(tag, value, made):
     "After a patient merge the same mask is another object"
     folder, series, liver, planes = made
@@ -754,8 +755,8 @@ def two_phases(folder):
     up[:3, 3] += up[:3, 2]*3
     uid = pydicom.dcmread(folder / 'a0').SeriesInstanceUID
     frame = pydicom.dcmread(folder / 'a0').FrameOfReferenceUID
-    write_series(SUBJECT.hu[..., 3:] + np.int16(40), up, folder, name='b{n}', AcquisitionNumber=2, SeriesInstanceUID=uid,
-                 FrameOfReferenceUID=frame)
+    write_series(SUBJECT.hu[..., 3:] + np.int16(40), up, folder, name='b{n}', AcquisitionNumber=2,
+                 SeriesInstanceUID=uid, FrameOfReferenceUID=frame)
     return [folder / f'b{n}' for n in range(10)]
 
 
