@@ -130,14 +130,15 @@ _SAME = .01 # mm; slices closer than this lie at one place
 
 def _without_twins(slices, notes):
     "Drop slices that have the position and the pixels of another one"
-    kept, dropped, stored, seen = [], [], lru_cache(maxsize=2)(_stored_pixels), set()
+    kept, dropped, stored, seen = [], [], lru_cache(maxsize=2)(_stored_pixels), {}
     gaps = [np.inf, *(b.z - a.z for a, b in zip(slices, slices[1:])), np.inf]
     for s, before, after in zip(slices, gaps, gaps[1:]):
-        if before >= _SAME: seen = set()
+        s.copies = []
+        if before >= _SAME: seen = {} # the slices kept at this place, by their pixels
         if min(before, after) >= _SAME: kept.append(s); continue # alone, so its pixels need not be read
         mark = hashlib.blake2b(_hu(stored(s.path)[s.frame], s).astype(np.float32).tobytes()).digest()
-        (dropped if mark in seen else kept).append(s)
-        seen.add(mark)
+        if mark in seen: dropped.append(s); seen[mark].copies.append(s.path)
+        else: kept.append(s); seen[mark] = s
     if not dropped: return kept
     notes.append(('duplicate slices', f'{len(dropped)} of {len(slices)} slices are copies of another one and were '
                                       f'dropped, such as {dropped[0].path.name}'))
@@ -212,6 +213,7 @@ class Series:
     notes: list = field(default_factory=list) # of (code, sentence): what was noticed while reading
     modality: str = 'CT'
     positions: np.ndarray = None # (k, 3), mm in RAS+, of each slice's first pixel
+    copies: list = field(default_factory=list) # of Path: files that were dropped as exact copies of these slices
 
 # %% ../nbs/13_dicom.ipynb #5419e145
 def _stacked(slices):
@@ -244,7 +246,8 @@ def read_series(
         notes.append(('no rescale', f'{slices[0].path.name} and the other files have no rescale intercept: '
                                     'their numbers are taken as HU'))
     at = np.array([s.at for s in slices]) * np.diag(_LPS)[:3]
-    return Series(_stacked(slices), affine, [s.path for s in slices], notes, positions=at)
+    return Series(_stacked(slices), affine, [s.path for s in slices], notes, positions=at,
+                  copies=[path for s in slices for path in s.copies])
 
 # %% ../nbs/13_dicom.ipynb #5d82be71
 def _other_scale(slices):

@@ -51,12 +51,13 @@ def is_dicom_file(path):
 # %% ../nbs/19_dicom_files.ipynb #44d05d62
 def is_dicom(path):
     "Is this a folder, a zip archive, or a path into an archive?"
+    path = Path(path)
     if os.path.isdir(path) or path.suffix.lower() == '.zip': return True
     return not os.path.exists(path) and any(p.suffix.lower() == '.zip' for p in path.parents)
 
 # %% ../nbs/19_dicom_files.ipynb #a8a00b6e
 _DEFLATED = b'1.2.840.10008.1.2.1.99' # marks a file of which all but the first group is deflated
-_HEAD = 2**24 # bytes; far more than any header needs
+_HEAD = 2**24 # bytes; more than the header of a CT needs
 
 def _inflated_file(f, path, pixels):
     "A deflated DICOM file unpacked, as far as its header announces; any other file unchanged"

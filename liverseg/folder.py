@@ -45,9 +45,9 @@ SCAN_LIKE = ('.mha', '.mhd', '.nrrd', '.mgz', '.mgh', '.img', '.dcm', '.ima', *P
 def _left_out(folder, scans, say):
     "Rows for what looks like a scan and cannot be read, one for all loose DICOM files; everything else is named"
     rest = _not_scans(folder, scans)
-    loose = [p for p in rest if is_dicom_file(p) and not is_signed(p)] # a SEG of ours is no scan
+    loose = [p for p in rest if is_dicom_file(p) and not is_signed(p)] # a SEG of ours is not a scan
     like = [p for p in rest if p.name.lower().endswith(SCAN_LIKE) and p not in loose]
-    rows = [dict(scan=p.name, error=f'{p}: is no NIfTI and no DICOM; convert it to .nii.gz') for p in like]
+    rows = [dict(scan=p.name, error=f'{p}: is neither NIfTI nor DICOM; convert it to .nii.gz') for p in like]
     if loose: rows.append(dict(scan=loose[0].name, error=f'{loose[0]}: is one of {len(loose)} loose DICOM files; '
                                                          'put each series into a folder of its own'))
     if others := [printable(p.name) for p in rest if p not in loose and p not in like]:

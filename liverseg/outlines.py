@@ -18,7 +18,7 @@ from .volume import Volume
 from .work import BadInput, Note
 
 # %% ../nbs/69_outlines.ipynb #fc5e930e
-_ON_LINE = .02 # of a voxel; archives round outlines to 0.01 mm
+_ON_LINE = .02 # of a voxel; many programs round outlines to 0.01 mm
 
 def rasterised(
     outlines: list, # arrays (n, 2) of column and row, closed, the centre of the first pixel at (0, 0)
@@ -66,6 +66,7 @@ def read_rtstruct(
     with _reading(path):
         _check_belongs(path, _references_as(path, ds, 'RTSTRUCT'), planes)
         livers, tumours, said = liver_parts(path, _regions_of(ds), segment)
+        for part in (*livers, *tumours): _check_region(path, ds, planes, part)
         masks = {p: _filled(path, ds, planes, p) for p in (*livers, *tumours)}
     _check_apart(path, {p: masks[p] for p in livers})
     mask = np.logical_or.reduce([*masks.values()])
@@ -82,6 +83,21 @@ def _regions_of(ds):
         codes.setdefault(int(item.ReferencedROINumber), set()).update(found)
     return [Part(int(item.ROINumber), str(item.get('ROIName') or ''), frozenset(codes.get(int(item.ROINumber), ())))
             for item in _items(ds, 'StructureSetROISequence')]
+
+# %% ../nbs/69_outlines.ipynb #7f75f4f8
+def _check_region(path, ds, planes, part):
+    "Raise `BadInput` if a region's coordinates or images are those of another scan"
+    ours, have = planes.uid('FrameOfReference'), {*planes.instances, *planes.copies} - {''}
+    of = lambda key, name: [r for r in _items(ds, key) if int(r[name].value) == part.number]
+    frames = {str(r.get('ReferencedFrameOfReferenceUID') or '') for r in of('StructureSetROISequence', 'ROINumber')}
+    if ours and frames - {'', ours}:
+        raise BadInput(f'{path}: draws {part} in another frame of reference than {planes.place}; give the scan that it '
+                       'was drawn on')
+    for contour in (c for r in of('ROIContourSequence', 'ReferencedROINumber') for c in _items(r, 'ContourSequence')):
+        named = {str(i.get('ReferencedSOPInstanceUID') or '') for i in _items(contour, 'ContourImageSequence')} - {''}
+        if have and named and not named & have:
+            raise BadInput(f'{path}: draws {part} on images of another scan than {planes.place}; give the scan that it '
+                           'was drawn on')
 
 # %% ../nbs/69_outlines.ipynb #13031370
 def _filled(path, ds, planes, part):
@@ -111,7 +127,7 @@ def _outline(path, contour, planes, part):
         raise BadInput(f'{path}: an outline of {part} lies up to {np.abs(height).max():.3g} mm beside the slices of '
                        f'{planes.place}; give the outlines of this scan')
     if (ij < -1).any() or (ij > planes.shape).any():
-        raise BadInput(f'{path}: an outline of {part} reaches beyond the pictures of {planes.place}; give the outlines '
+        raise BadInput(f'{path}: an outline of {part} reaches beyond the images of {planes.place}; give the outlines '
                        'of this scan')
     return int(k[0]), ij
 

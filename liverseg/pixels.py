@@ -25,7 +25,7 @@ from .work import BadInput
 class PixelForm:
     "What the pixels of slices mean; raises `BadInput` for windows that are empty, endless or too many"
     windows: tuple = WINDOW # one (low, high) in HU, or up to three; kept as one pair or three
-    bits: int = 8 # 8: greys of the windows; 16: HU + 1024, the windows applied on loading
+    bits: int = 8 # 8: greys of the windows; 16: HU + 1024, the windows applied after resizing
     def __post_init__(self): object.__setattr__(self, 'windows', _checked_windows(self.windows))
     @property
     def window(self): # as in JSON: [low, high], or three of them

@@ -79,7 +79,7 @@ def check_mask_place(
     if not is_mask_name(out):
         raise BadInput(f'{out}: a mask is written as NIfTI or DICOM SEG; let its name end in .nii.gz or .dcm')
     if is_seg_name(out) and not (is_dicom(Path(scan)) or is_dicom_file(Path(scan))):
-        raise BadInput(f'{out}: a DICOM SEG refers to the files of a DICOM series, and {scan} is no DICOM; '
+        raise BadInput(f'{out}: a DICOM SEG refers to the files of a DICOM series, and {scan} is not DICOM; '
                        'let its name end in .nii.gz')
     if out.is_dir(): raise BadInput(f'{out}: is a folder; give another name for the mask')
     if out.resolve() == Path(scan).resolve():
@@ -102,7 +102,7 @@ def check_out_folder(
 ):
     "Raise `BadInput` if no masks can be put there"
     there = next(p for p in (Path(folder), *Path(folder).parents) if os.path.lexists(p))
-    if not there.is_dir(): raise BadInput(f'{there}: is no folder, so no masks can be put there; give another place')
+    if not there.is_dir(): raise BadInput(f'{there}: is not a folder, so no masks can be put there; give another place')
     if not os.access(there, os.W_OK): raise BadInput(f'{there}: cannot be written to; give another place for the masks')
 
 # %% ../nbs/65_results.ipynb #3228a8f9
@@ -112,7 +112,7 @@ def write_result(
     told: dict, # goes into the .json
     when=None, # datetime that a DICOM SEG gives as its own; now if not given
 ):
-    "Write a segmentation's files, all of them or none; the result last, as the mark that all are there"
+    "Write a segmentation's files, the result last, as the mark that all are there; none are left if the disk is full"
     files = side_files(out)
     files['result'].unlink(missing_ok=True)
     try: _write_each(found, out, files, told, when)

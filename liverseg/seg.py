@@ -7,6 +7,7 @@ __all__ = ['LIVER_RGB', 'Planes', 'planes_of', 'planes_on', 'seg_dataset', 'writ
 
 # %% ../nbs/67_seg.ipynb #986a9507
 import hashlib, io, os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ class Planes:
     heads: list = () # the header of each slice, of a pydicom Dataset
     instances: list = () # the SOPInstanceUID of each slice; '' where it is missing
     frames: list = () # the number of each slice in its file, from 1; None for a file with one slice
+    copies: list = () # the SOPInstanceUIDs of exact copies of these slices
 
     def uid(self, what): return str(self.heads[0].get(f'{what}UID') or '') if len(self.heads) else ''
 
@@ -58,8 +60,10 @@ def planes_of(
     heights = series.positions @ np.cross(*axes)
     gap = float(np.median(np.diff(heights))) if len(heights) > 1 else float(np.linalg.norm(steps[2]))
     heads, frames = zip(*_heads(series))
-    names = [str(head.get('SOPInstanceUID') or '') for head in heads]
-    return Planes(series.positions, axes, pixel, gap, series.data.shape[:2], place, series.files, heads, names, frames)
+    names, copies = ([str(head.get('SOPInstanceUID') or '') for head in of]
+                     for of in (heads, map(_dcmread, series.copies)))
+    return Planes(series.positions, axes, pixel, gap, series.data.shape[:2], place, series.files, heads, names, frames,
+                  copies)
 
 # %% ../nbs/67_seg.ipynb #76e02eef
 def _heads(series):
@@ -95,7 +99,8 @@ def planes_on(
 _MUST = ('PatientName', 'PatientID', 'PatientBirthDate', 'PatientSex', 'StudyID', 'StudyDate', 'StudyTime',
          'AccessionNumber', 'ReferringPhysicianName') # required, though possibly empty
 _MAY = ('IssuerOfPatientID', 'StudyDescription', 'PatientAge', 'PatientSize', 'PatientWeight',
-        'PatientIdentityRemoved', 'DeidentificationMethod', 'LossyImageCompression')
+        'PatientIdentityRemoved', 'DeidentificationMethod', 'DeidentificationMethodCodeSequence',
+        'LossyImageCompression', 'LossyImageCompressionRatio', 'LossyImageCompressionMethod')
 _VERBATIM = ('PatientName', 'PatientID', 'IssuerOfPatientID', 'StudyID', 'AccessionNumber') # a PACS files by these
 
 def _person_and_study(head, place):
@@ -116,16 +121,16 @@ def _sound(head, key):
     try:
         value = head.get(key)
         if value in (None, ''): return ''
-        if key in _VERBATIM: return value
-        pydicom = _pydicom(key)
-        e = head[key]
-        pydicom.valuerep.validate_value(e.VR, str(value) if e.VR in ('PN', 'DS') else value, pydicom.config.RAISE)
+        e, pydicom = head[key], _pydicom(key)
+        if key in _VERBATIM or e.VR == 'SQ': return value
+        for v in value if e.VM > 1 else [value]:
+            pydicom.valuerep.validate_value(e.VR, str(v) if e.VR in ('PN', 'DS') else v, pydicom.config.RAISE)
         return '' if key == 'PatientSex' and value not in ('M', 'F', 'O') else value
     except Exception: return '' # pydicom raises many kinds of errors for an invalid value
 
 # %% ../nbs/67_seg.ipynb #5e2166da
 def _sources(planes):
-    "Each slice as the writer needs it"
+    "A header for each slice, with as much as the writer needs"
     first, pydicom = planes.heads[0], _pydicom(planes.place)
     common = _person_and_study(first, planes.place)
     if '' in planes.instances or len(set(zip(planes.instances, planes.frames))) < len(planes.at):
@@ -144,7 +149,6 @@ def _sources(planes):
 
 # %% ../nbs/67_seg.ipynb #0175f3cb
 LIVER_RGB = (221, 130, 101) # 3D Slicer's
-_LIVER_LAB = (63.57, 32.18, 30.72) # the same in CIELab, D65
 
 def _highdicom(path):
     "highdicom, or the advice to install it"
@@ -161,7 +165,7 @@ def _liver_segment(model, place):
     version = f'{__version__}, network {model}' if model else __version__
     who = hd.AlgorithmIdentificationSequence('liverseg', codes.DCM.ArtificialIntelligence, version[:64])
     return hd.seg.SegmentDescription(1, 'Liver', codes.SCT.AnatomicalStructure, codes.SCT.Liver, 'AUTOMATIC', who,
-                                     display_color=hd.color.CIELabColor(*_LIVER_LAB))
+                                     display_color=hd.color.CIELabColor.from_rgb(*LIVER_RGB))
 
 # %% ../nbs/67_seg.ipynb #84b190c7
 def seg_dataset(
@@ -176,32 +180,42 @@ def seg_dataset(
         raise ValueError(f'mask {mask.shape} is not on the grid {(*planes.shape, len(planes.at))} of {planes.place}')
     soft, when = mask.dtype.kind == 'f', (when or datetime.now()).replace(microsecond=0)
     steps = np.floor(mask.T*np.float32(255) + np.float32(.5)) if soft else mask.T > 0
-    uid = _uids(planes, steps.astype(np.uint8), model, when)
-    seg = _as_seg(planes, steps, model, _about(planes, uid, soft, when))
+    with _writing(planes):
+        sources = list(_sources(planes))
+        uid = _uids(planes, sources, steps.astype(np.uint8), soft, model, when)
+        seg = _as_seg(planes, sources, steps, model, _about(planes, uid, soft, when))
     _settle(seg, planes, uid, when)
     if soft: # with pydicom's own encoder: GDCM's can abort the process
         seg.compress(_pydicom(planes.place).uid.RLELossless, encoding_plugin='pydicom', generate_instance_uid=False)
     return seg
 
 # %% ../nbs/67_seg.ipynb #03321355
-def _as_seg(planes, steps, model, about):
-    "The object as highdicom makes it, with a frame for each slice"
-    array = steps/np.float32(255) if steps.dtype.kind == 'f' else steps.astype(np.uint8)
+@contextmanager
+def _writing(planes):
+    "Report whatever the writer cannot use as a fault of the headers"
     try:
-        with _quietly(), _pydicom(planes.place).config.disable_value_validation():
-            return _highdicom(planes.place).seg.Segmentation(
-                list(_sources(planes)), array, segment_descriptions=[_liver_segment(model, planes.place)],
-                omit_empty_frames=False, **about)
+        with _quietly(), _pydicom(planes.place).config.disable_value_validation(): yield
     except BadInput: raise
     except Exception as e:
         raise BadInput(f'{planes.place}: no DICOM SEG can be made of its headers ({_first_line(e)}); write the mask '
                        'as NIfTI')
 
+def _as_seg(planes, sources, steps, model, about):
+    "The object as highdicom makes it, with a frame for each slice"
+    array = steps/np.float32(255) if steps.dtype.kind == 'f' else steps.astype(np.uint8)
+    seg = _highdicom(planes.place).seg.Segmentation(
+        sources, array, segment_descriptions=[_liver_segment(model, planes.place)], omit_empty_frames=False, **about)
+    for key in _MAY: # highdicom copies some of them only
+        if key in sources[0]: setattr(seg, key, sources[0][key].value)
+    return seg
+
 # %% ../nbs/67_seg.ipynb #4b1dcf4d
-def _uids(planes, steps, model, when):
+def _uids(planes, sources, steps, soft, model, when):
     "A function from a word to an identifier that no other content has"
-    what = [hashlib.sha256(np.ascontiguousarray(steps)).hexdigest(), str(steps.shape), str(steps.max(initial=0) > 1),
-            planes.uid('SeriesInstance'), *planes.instances, *map(str, planes.frames), model, __version__,
+    headers = [(e.keyword, str(e.value)) for ds in sources for e in ds]
+    what = [hashlib.sha256(np.ascontiguousarray(steps)).hexdigest(), str(steps.shape), str(soft), str(headers),
+            *planes.instances, *map(str, planes.frames), *(str(head.get('SOPClassUID')) for head in planes.heads),
+            str(planes.heads[0].get('SeriesNumber')), model, __version__, _highdicom(planes.place).__version__,
             when.isoformat()]
     return lambda word: _pydicom(planes.place).uid.generate_uid(entropy_srcs=[*what, word])
 

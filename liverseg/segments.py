@@ -40,7 +40,7 @@ def _voxels_at(planes, points, path):
                        'scan, or resample it')
     outside = ((near < 0) | (near >= planes.shape)).any(1).sum()
     if outside:
-        raise BadInput(f'{path}: {outside} of its voxels lie outside the pictures of {planes.place}; give the mask of '
+        raise BadInput(f'{path}: {outside} of its voxels lie outside the images of {planes.place}; give the mask of '
                        'this scan')
     return *near.T, k
 
@@ -116,23 +116,28 @@ def _check_belongs(path, refs, planes):
     ours, have = planes.uid('SeriesInstance'), {*planes.instances}
     if not have: return # planes without identifiers, of a NIfTI file
     others = set().union(*(v for uid, v in refs.series.items() if uid != ours))
-    wanted = refs.series.get(ours, set()) | refs.instances - others
+    wanted = refs.series.get(ours, set()) | (refs.instances - others)
     named = {*refs.series} - {''}
-    if named and ours not in named or not named and wanted and not wanted & have:
-        which = f'series {min(named)}' if named else 'pictures of another series'
+    other_series = named and ours not in named
+    other_images = not named and wanted and not wanted & {*have, *planes.copies}
+    if other_series or other_images:
+        which = f'series {min(named)}' if named else 'images of another series'
         raise BadInput(f'{path}: was made on {which}, not on {planes.place}; give the mask of this scan')
     frame = planes.uid('FrameOfReference')
     if frame and refs.frames and frame not in refs.frames:
         raise BadInput(f'{path}: lies in another frame of reference than {planes.place}, so its millimetres are not '
                        'those of this scan; give the mask of this scan')
-    lost = wanted - have
-    if lost and (lost := lost - _beside(planes)):
-        raise BadInput(f'{path}: refers to pictures that {planes.place} lacks ({len(lost)}, such as {min(lost)}); copy '
+    lost = wanted - have - {*planes.copies}
+    if beside := lost and lost & _beside(planes):
+        raise BadInput(f'{path}: refers to {len(beside)} images of {planes.place} that were left out, such as those of '
+                       f'another phase ({min(beside)}); give a folder with only the images that it was made on')
+    if lost:
+        raise BadInput(f'{path}: refers to images that {planes.place} lacks ({len(lost)}, such as {min(lost)}); copy '
                        'the series again')
 
 # %% ../nbs/68_segments.ipynb #c39d5556
 def _beside(planes):
-    "The identifiers of all pictures in the folders of the series"
+    "The identifiers of all images in the folders of the series"
     found = set()
     for path in {p for folder in {f.parent for f in planes.files} for p in files_below(folder)} - {*planes.files}:
         try: ds = _dcmread(path)
@@ -151,7 +156,7 @@ class Part(NamedTuple):
     def __str__(self): return self.name or f'number {self.number}'
 
 _LIVER = {('10200004', 'SCT'), ('181268008', 'SCT'), ('T-62000', 'SRT'), ('T-62000', 'SNM3'), ('T-62000', '99SDM'),
-          ('7197', 'FMA'), ('C12392', 'NCIt'), ('LIVER', 'HISTORY')}
+          ('7197', 'FMA'), ('C12392', 'NCIt')}
 _TUMOUR = {*'tumor tumour tumors tumours cancer lesion lesions mass masses hcc metastasis metastases mets'.split()}
 _BESIDE = {*'''vessel vessels vein veins artery arteries portal duct ducts cyst cysts minus without not no non
 ptv ctv gtv itv prv ring fat margin opt avoid surface'''.split()} # with these a name is that of something else
@@ -193,10 +198,17 @@ def _livers(parts):
     named = lambda p: 'liver' in _words(p) and not _words(p) & _BESIDE
     for found in ([p for p in parts if p.codes & _LIVER and not _words(p) & _BESIDE],
                   [p for p in parts if p.name.strip().lower() == 'liver'], [p for p in parts if named(p)],
-                  parts if len(parts) == 1 and _NAMELESS.fullmatch(parts[0].name.strip()) else []):
+                  [p for p in parts if len(parts) == 1 and _is_nameless(p)]):
         if len(found) > 1: found = [p for p in found if p.name.strip().lower() == 'liver'][:1] or found
         if found: return found
     return []
+
+_GENERIC = {('85756007', 'SCT'), ('91772007', 'SCT'), ('91723000', 'SCT'), ('T-D0050', 'SRT'),
+            ('', '')} # tissue, organ, anatomical structure: codes that name no organ
+
+def _is_nameless(part):
+    "Neither the name nor a code says what it is"
+    return bool(_NAMELESS.fullmatch(part.name.strip())) and part.codes <= _GENERIC and part.regions <= _GENERIC | _LIVER
 
 def _named_part(path, parts, segment):
     "The part with this number or name"
@@ -224,7 +236,9 @@ def read_seg(
     _check_every_slice(path, mask, planes)
     notes = [('segment', said)] if said else []
     if ds.SegmentationType == 'FRACTIONAL':
-        notes.append(('probability', 'holds a probability, of which one half and more was taken'))
+        filled = ds.get('SegmentationFractionalType') == 'OCCUPANCY'
+        what = 'the filled part of each voxel' if filled else 'a probability'
+        notes.append(('probability', f'holds {what}, of which one half and more was taken'))
     return mask.view(np.uint8), notes
 
 # %% ../nbs/68_segments.ipynb #d75ae0e5
@@ -343,7 +357,10 @@ def planes_in(
         axes = steps[0]/pixel[:, None]
         height = at @ np.cross(*axes)
         at = at[np.unique(np.round(height, 2), return_index=True)[1]]
-        gap = float(np.median(np.diff(at @ np.cross(*axes)))) if len(at) > 1 else _thickness_of(ds)
+        gaps = np.diff(at @ np.cross(*axes)) if len(at) > 1 else np.array([_thickness_of(ds)])
+        gap, (least, most) = float(np.median(gaps)), (gaps.min(), gaps.max())
+        if most - least > _NEAR*gap:
+            raise BadInput(f'{path}: its frames lie {least:.4g} to {most:.4g} mm apart: no grid; give its series')
         return Planes(at, axes, pixel, gap, (int(ds.Columns), int(ds.Rows)), path)
 
 def _thickness_of(ds):

@@ -631,8 +631,8 @@ def test_a_folder_for_masks_that_cannot_be_one(scans, model, tmp_path):
     from liverseg.predict import predict
     from liverseg.folder import predict_folder
     for out in ('note.txt', 'note.txt/deep/er'):
-        assert 'note.txt: is no folder' in complaint(predict_folder, scans, tmp_path / out, model, device='cpu')
-    assert 'note.txt: is no folder' in complaint(predict, scans / 'a.nii.gz', tmp_path / 'note.txt/m.nii.gz', model,
+        assert 'note.txt: is not a folder' in complaint(predict_folder, scans, tmp_path / out, model, device='cpu')
+    assert 'note.txt: is not a folder' in complaint(predict, scans / 'a.nii.gz', tmp_path / 'note.txt/m.nii.gz', model,
                                                  device='cpu', say=pytest.fail)
 
 

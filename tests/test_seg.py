@@ -337,7 +337,7 @@ def test_a_mask_of_another_scan(made, tmp_path):
     bad(lambda: dicom_mask(seg, tmp_path / 'frame'), 'another frame of reference')
     files = write_series(SUBJECT.hu, SUBJECT.affine, tmp_path / 'lost')
     files[3].unlink()
-    bad(lambda: dicom_mask(seg, tmp_path / 'lost'), 'pictures', 'lacks (1, such as 1.2')
+    bad(lambda: dicom_mask(seg, tmp_path / 'lost'), 'images', 'lacks (1, such as 1.2')
     shutil.copytree(folder / 'ct', tmp_path / 'same')
     shutil.copy(seg, tmp_path / 'same/any name')
     np.testing.assert_array_equal(dicom_mask(seg, tmp_path / 'same')[0], liver) # what lies where is of no matter
@@ -408,12 +408,12 @@ def edit(made, tmp_path, func):
 def frames(ds): return ds.PerFrameFunctionalGroupsSequence
 
 
-def test_a_mask_that_names_pictures_and_no_series(made, tmp_path):
+def test_a_mask_that_names_images_and_no_series(made, tmp_path):
     folder, series, liver, planes = made
     path = edit(made, tmp_path, lambda ds: delattr(ds, 'ReferencedSeriesSequence'))
     np.testing.assert_array_equal(dicom_mask(path, planes)[0], liver)
     scan(tmp_path / 'other', SeriesInstanceUID='1.2.3', SOPInstanceUID=lambda k: f'1.2.{k}')
-    bad(lambda: dicom_mask(path, tmp_path / 'other'), 'pictures of another series')
+    bad(lambda: dicom_mask(path, tmp_path / 'other'), 'images of another series')
     write_series(SUBJECT.hu, SUBJECT.affine, tmp_path / 'lost')[3].unlink()
     bad(lambda: dicom_mask(path, tmp_path / 'lost'), 'lacks (1, such as 1.2')
 
@@ -464,7 +464,7 @@ def shift(axis, mm):
 
 @pytest.mark.parametrize('axis,mm,words',
                          [(0, 1, 'lie up to 1 mm from those'), (1, -.7, 'lie up to 0.7 mm'), (2, 2, 'lie up to 2 mm'),
-                          (0, 6*30, 'outside the pictures')])
+                          (0, 6*30, 'outside the images')])
 def test_a_mask_on_another_grid(axis, mm, words, made, tmp_path):
     bad(lambda: dicom_mask(edit(made, tmp_path, shift(axis, mm)), made[3]), words)
     np.testing.assert_array_equal(dicom_mask(edit(made, tmp_path, shift(axis, .003)), made[3])[0], made[2])
@@ -588,6 +588,16 @@ def test_holes_islands_and_codes(made, tmp_path):
     assert mask[..., 5].sum() == 9 and mask.sum() == mask[..., 4:6].sum() # through the centres of 3×3 pixels
 
 
+@pytest.mark.parametrize('at', [10.25, 10])
+def test_a_keyhole_is_a_hole(at):
+    "One outline, with a channel from the outer line to the hole, also where the channel runs through centres"
+    outer = [(20.5, 2.5), (20.5, 20.5), (2.5, 20.5), (2.5, 2.5)]
+    inner = [(8.5, 8.5), (8.5, 12.5), (12.5, 12.5), (12.5, 8.5)]
+    one = np.array([(at, 2.5), *outer, (at, 2.5), (at, 8.5), *inner, (at, 8.5)])
+    found = rasterised([one], (24, 24))
+    assert found.sum() == 18**2 - 4**2 and not found[9:13, 9:13].any()
+
+
 def test_the_rasteriser_against_matplotlib():
     from matplotlib.path import Path as Polygon
     rng, cells, filled = np.random.default_rng(0), np.argwhere(np.ones((40, 30))), 0
@@ -626,7 +636,7 @@ def test_outlines_that_fit_no_slice(made, tmp_path):
     bad(lambda: dicom_mask(changed(up), planes), 'Liver lies up to 4 mm beside the slices')
     bad(lambda: dicom_mask(changed(aslant), planes), 'Liver runs through 3 slices')
     bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': shapes}, 'POINT'), planes), 'as POINT')
-    bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': [(4, box(2, 90))]}), planes), 'beyond the pictures')
+    bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': [(4, box(2, 90))]}), planes), 'beyond the images')
     bad(lambda: dicom_mask(rtstruct(path, planes, {'Spleen': shapes}), planes), 'no liver but Spleen')
     bad(lambda: dicom_mask(rtstruct(path, planes, {'Liver': [(k, box(2, 9)) for k in (2, 4, 6)]}), planes),
         'in 1 of 2 slices')
@@ -687,6 +697,136 @@ def test_a_case_is_the_same_whatever_its_mask_is_kept_in(kind, made, tmp_path):
         assert found.dtype == np.uint8 and found.any()
     if kind == 'RTSTRUCT': return bad(lambda: read_mask(mask), 'give the scan as well')
     np.testing.assert_array_equal(read_mask(mask).data, wanted)
+
+
+# --- one identifier for each content, and nothing that another scan's mask can slip through ---
+
+def test_nothing_found_is_two_objects(made):
+    "An empty mask and a probability that is 0 everywhere must not share an identifier"
+    folder, series, liver, planes = made
+    hard, soft = (seg_dataset(planes, np.zeros(liver.shape, kind), 'a1b2', WHEN) for kind in (bool, np.float32))
+    assert hard.SegmentationType == 'BINARY' and soft.SegmentationType == 'FRACTIONAL'
+    assert hard.SOPInstanceUID != soft.SOPInstanceUID and hard.SeriesInstanceUID != soft.SeriesInstanceUID
+
+
+@pytest.mark.parametrize('tag,value', [('PatientName', 'Right^Name'), ('PatientID', '8'), ('StudyInstanceUID', '1.2.3'),
+                                       ('StudyDate', '20260101'), ('SeriesNumber', 7),
+                                       ('PatientIdentityRemoved', 'NO')])
+def test_a_corrected_header_gives_another_identifier(tag, value, made):
+    "After a patient merge the same mask is another object"
+    folder, series, liver, planes = made
+    before, corrected = seg_dataset(planes, liver, 'a1b2', WHEN), planes_of(series)
+    for head in corrected.heads: setattr(head, tag, value)
+    after = seg_dataset(corrected, liver, 'a1b2', WHEN)
+    assert after != before and after.SOPInstanceUID != before.SOPInstanceUID
+    assert after.SeriesInstanceUID != before.SeriesInstanceUID
+
+
+@pytest.mark.parametrize('what', ['position', 'pixel size', 'thickness'])
+def test_another_geometry_gives_another_identifier(what, made):
+    folder, series, liver, planes = made
+    before, moved = seg_dataset(planes, liver, 'a1b2', WHEN), planes_of(series)
+    for head in moved.heads:
+        if what == 'position': head.ImagePositionPatient[2] += 1
+        if what == 'pixel size': head.PixelSpacing = [7, 7]
+        if what == 'thickness': head.SliceThickness = 3
+    assert seg_dataset(moved, liver, 'a1b2', WHEN).SOPInstanceUID != before.SOPInstanceUID
+
+
+def test_lossy_and_deidentified_series_stay_so(tmp_path):
+    method = item(CodeValue='113100', CodingSchemeDesignator='DCM', CodeMeaning='Basic Application Confidentiality '
+                  'Profile')
+    series, liver = scan(tmp_path / 'ct', LossyImageCompression='01', LossyImageCompressionRatio=[10, 8],
+                         LossyImageCompressionMethod=['ISO_10918_1', 'ISO_15444_1'], PatientIdentityRemoved='YES',
+                         DeidentificationMethodCodeSequence=[method])
+    write_seg(tmp_path / 'liver.dcm', series, liver, when=WHEN)
+    ds = pydicom.dcmread(tmp_path / 'liver.dcm')
+    assert ds.LossyImageCompression == '01' and list(ds.LossyImageCompressionRatio) == [10, 8]
+    assert list(ds.LossyImageCompressionMethod) == ['ISO_10918_1', 'ISO_15444_1']
+    assert ds.PatientIdentityRemoved == 'YES' and ds.DeidentificationMethodCodeSequence[0].CodeValue == '113100'
+    said = subprocess.run([tool('dciodvfy'), tmp_path / 'liver.dcm'], capture_output=True, text=True)
+    assert 'Error' not in said.stdout + said.stderr
+
+
+def two_phases(folder):
+    "Two scans under one series, the second of the upper ten slices only, which read_series leaves out"
+    write_series(SUBJECT.hu, SUBJECT.affine, folder, name='a{n}', AcquisitionNumber=1)
+    up = SUBJECT.affine.copy()
+    up[:3, 3] += up[:3, 2]*3
+    uid = pydicom.dcmread(folder / 'a0').SeriesInstanceUID
+    frame = pydicom.dcmread(folder / 'a0').FrameOfReferenceUID
+    write_series(SUBJECT.hu[..., 3:] + np.int16(40), up, folder, name='b{n}', AcquisitionNumber=2,
+                 SeriesInstanceUID=uid, FrameOfReferenceUID=frame)
+    return [folder / f'b{n}' for n in range(10)]
+
+
+def test_a_mask_of_the_phase_that_was_left_out(made, tmp_path):
+    second = two_phases(tmp_path / 'ct')
+    both = read_series(tmp_path / 'ct')
+    assert len(both.files) == 13 and 'AcquisitionNumber' in dict(both.notes)['several series']
+    (tmp_path / 'b').mkdir()
+    for file in second: shutil.copy(file, tmp_path / 'b')
+    other, liver = with_liver(tmp_path / 'b')
+    write_seg(tmp_path / 'b.dcm', other, liver)
+    np.testing.assert_array_equal(dicom_mask(tmp_path / 'b.dcm', other)[0], liver)
+    bad(lambda: dicom_mask(tmp_path / 'b.dcm', both), 'b.dcm', 'left out', 'give a folder with')
+    write_seg(tmp_path / 'a.dcm', both, np.ones(both.data.shape, bool))
+    assert dicom_mask(tmp_path / 'a.dcm', both)[0].all()
+
+
+@pytest.mark.parametrize('code', ['Spleen', 'Kidney'])
+@pytest.mark.parametrize('name', ['Segment_1', '', 'ROI'])
+def test_a_nameless_segment_coded_as_another_organ_is_no_liver(code, name):
+    of = lambda c: frozenset({(c.value, c.scheme_designator)})
+    bad(lambda: liver_parts('a.dcm', [Part(1, name, of(getattr(SCT, code)))]), 'holds no liver')
+    bad(lambda: liver_parts('a.dcm', [Part(1, name, of(SCT.Tissue), of(getattr(SCT, code)))]), 'holds no liver')
+    for general in (SCT.Tissue, SCT.Organ, SCT.AnatomicalStructure): # 3D Slicer writes Tissue where nothing was chosen
+        assert liver_parts('a.dcm', [Part(1, name, of(general))])[0]
+
+
+def test_frames_with_gaps_are_no_grid(made, tmp_path):
+    "Frames that were left out inside the mask would make every step too long"
+    folder, series, liver, planes = made
+    gap = np.zeros_like(liver)
+    gap[5:9, 5:9, [2, 3, 7, 8]] = True
+    theirs(tmp_path / 'gap.dcm', series, gap.T, [described(1, 'Liver')])
+    bad(lambda: planes_in(tmp_path / 'gap.dcm'), 'gap.dcm', '9 to 36 mm', 'give its series')
+    bad(lambda: dicom_mask_volume(tmp_path / 'gap.dcm'), 'give its series')
+    np.testing.assert_array_equal(dicom_mask_volume(tmp_path / 'gap.dcm', series).data.sum(), gap.sum())
+
+
+@pytest.mark.parametrize('kind,words', [('PROBABILITY', 'holds a probability'),
+                                        ('OCCUPANCY', 'holds the filled part of each voxel')])
+def test_the_kind_of_a_fractional_seg_is_named(kind, words, made, tmp_path):
+    folder, series, liver, planes = made
+    theirs(tmp_path / 'f.dcm', series, liver.T.astype(np.float32), [described(1, 'Liver')], 'FRACTIONAL',
+           fractional_type=kind)
+    (code, said), = dicom_mask(tmp_path / 'f.dcm', planes)[1]
+    assert code == 'probability' and words in said
+
+
+def test_a_region_in_another_frame_of_reference(made, tmp_path):
+    "A structure set over two registered scans lists both; each region lies in its own"
+    planes, path = made[3], tmp_path / 'rt.dcm'
+    def of(frame=None, image=None):
+        rtstruct(path, planes, {'Spleen': [(3, box(2, 5))], 'Liver': [(4, box(2, 9))]})
+        def func(ds):
+            ds.ReferencedFrameOfReferenceSequence.append(item(FrameOfReferenceUID='1.2.3'))
+            ds.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = '1.2.3' # the spleen, which is not taken
+            if frame: ds.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = frame
+            contour = ds.ROIContourSequence[1].ContourSequence[0]
+            if image: contour.ContourImageSequence = [item(ReferencedSOPInstanceUID=image)]
+        change(path, func)
+        return path
+    for frame, image in ((None, None), (planes.uid('FrameOfReference'), planes.instances[4])):
+        assert dicom_mask(of(frame, image), planes)[0].sum() == 64
+    bad(lambda: dicom_mask(of('1.2.3'), planes), 'Liver in another frame of reference')
+    def second_series(ds):
+        study = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+        study.RTReferencedSeriesSequence.append(item(SeriesInstanceUID='1.2.4', ContourImageSequence=[
+            item(ReferencedSOPInstanceUID='1.2.4.1')]))
+    change(of(planes.uid('FrameOfReference'), '1.2.4.1'), second_series)
+    bad(lambda: dicom_mask(path, planes), 'Liver on images of another scan')
 
 
 @pytest.fixture(scope='module')
