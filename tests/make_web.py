@@ -1,6 +1,6 @@
-"""The page *Try it*, which segments a CT in the browser: made for the docs site from web/, npm and `liverseg export`.
+"""The page *Try it*, which segments a CT in the browser: built for the docs site from web/, npm and `liverseg export`.
 
-    python tests/make_web.py FOLDER      # the page's modules alone, to look at or to test in Node
+    python tests/make_web.py FOLDER      # the page's modules alone, to read or to test in Node
 """
 import hashlib
 import json
@@ -25,18 +25,17 @@ VENDOR = {
 
 def missing():
     "Why the page cannot be built here, or ''"
-    if not (shutil.which('npm') and shutil.which('node')): return 'npm is not here'
-    if not find_spec('onnx'): return 'the package onnx is not here'
+    if not (shutil.which('npm') and shutil.which('node')): return 'npm is not installed'
+    if not find_spec('onnx'): return 'the package onnx is not installed'
     return ''
 
 
 def fetch():
-    """The pinned packages, in web/node_modules, each with the hash that package-lock.json promises; what went
-    wrong, or ''"""
+    "Install the pinned packages in web/node_modules, checked against package-lock.json; what went wrong, or ''"
     lock, mark = (WEB / 'package-lock.json').read_bytes(), WEB / 'node_modules/.liverseg'
     if mark.is_file() and mark.read_bytes() == lock: return ''
-    done = subprocess.run(['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund', '--fetch-retries=1'], cwd=WEB, capture_output=True,
-                          text=True)
+    command = ['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund', '--fetch-retries=1']
+    done = subprocess.run(command, cwd=WEB, capture_output=True, text=True)
     if done.returncode: return 'npm cannot fetch its packages (' + (done.stderr.strip().splitlines() or ['?'])[0] + ')'
     mark.write_bytes(lock)
     return ''
@@ -49,10 +48,9 @@ def licences():
     parts = []
     for name in names:
         folder = WEB / name
-        text = next((p.read_text() for p in sorted(folder.glob('LICEN[CS]E*'))),
-                    (WEB / 'licences' / f'{Path(name).name}.txt').read_text()
-                    if (WEB / 'licences' / f'{Path(name).name}.txt').is_file() else 'The package has no text of its '
-                                                                                    'licence.\n')
+        own = WEB / 'licences' / f'{Path(name).name}.txt' # for a package without one
+        files = [*sorted(folder.glob('LICEN[CS]E*')), own]
+        text = next((p.read_text() for p in files if p.is_file()), 'The package has no licence text.\n')
         parts.append(f"{name.removeprefix('node_modules/')} {told[name]['version']}, "
                      f"{told[name].get('license', '?')}\n\n{text}")
     return ('\n' + '-'*70 + '\n\n').join([(WEB / 'licences.txt').read_text(), *parts])
@@ -64,7 +62,7 @@ def network(folder):
     from liverseg.liver import model_path
     from liverseg.save import export_onnx
     with tempfile.TemporaryDirectory() as tmp: raw = export_onnx(Path(tmp) / 'liver.onnx').read_bytes()
-    if len(raw) > MOST: sys.exit(f'the network has {len(raw)} bytes, and the page takes at most {MOST}')
+    if len(raw) > MOST: sys.exit(f'the network has {len(raw)} bytes, but the limit of the page is {MOST}')
     (folder / 'liver.onnx').write_bytes(raw)
     meta = read_meta(model_path('liver'))
     keep = ('arch', 'archs', 'size', 'window', 'bits', 'mean', 'std', 'flip', 'temperature', 'expected', 'licence',
@@ -83,7 +81,7 @@ def example(folder):
 
 
 def stage(folder, with_network=True):
-    "The page's modules, what they take from npm, the network and an example, in `folder`; why not, or ''"
+    "Copy the page's modules, npm packages, network and example into `folder`; why that failed, or ''"
     if why := missing() or fetch(): return why
     folder = Path(folder)
     shutil.copytree(WEB / 'src', folder, dirs_exist_ok=True)
@@ -95,7 +93,7 @@ def stage(folder, with_network=True):
 
 
 def place(project):
-    "Add the page to a project that is about to be rendered, with links to it; why not, or ''"
+    "Add the page and links to it to a project before it is rendered; why that failed, or ''"
     if why := missing() or fetch(): return why
     project = Path(project)
     shutil.copyfile(WEB / 'try.qmd', project / f'{NAME}.qmd')
@@ -104,18 +102,18 @@ def place(project):
     for name, before, line in (('sidebar.yml', '    - index.ipynb\n', f'    - {NAME}.qmd\n'),
                                ('_quarto.yml', '    left:\n', f'    - text: Try it\n      href: {NAME}.qmd\n')):
         text = (project / name).read_text(encoding='utf-8')
-        if before not in text: sys.exit(f'{name}: has no place for the page Try it')
+        if before not in text: sys.exit(f'{name}: has no place for a link to the page Try it')
         (project / name).write_text(text.replace(before, before + line, 1), encoding='utf-8')
     home = project / 'index.ipynb'
     book = json.loads(home.read_text(encoding='utf-8'))
-    link = f'**[Try it]({NAME}.qmd)**: drop a CT and see its liver, in this browser; nothing leaves the computer.'
+    link = f'**[Try it]({NAME}.qmd)**: drop a CT and see its liver in your browser; nothing leaves your computer.'
     book['cells'].insert(1, dict(cell_type='markdown', id='try', metadata={}, source=link))
     home.write_text(json.dumps(book), encoding='utf-8')
     return ''
 
 
 def finish(out):
-    "Put what the page needs into a site that has been rendered, and the service worker with the list of all of it"
+    "Put what the page needs into a rendered site, and a service worker that lists all of it"
     out = Path(out)
     stage(out / NAME)
     page = (out / f'{NAME}.html').read_text(encoding='utf-8')
@@ -132,7 +130,7 @@ def finish(out):
 
 
 def alone(out):
-    "The page in a site of its own, below the same theme, for tests; why not, or ''"
+    "Build the page as a site of its own with the same theme, for tests; why that failed, or ''"
     with tempfile.TemporaryDirectory() as tmp:
         project = Path(tmp) / 'site'
         project.mkdir()

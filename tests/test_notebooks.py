@@ -101,7 +101,7 @@ def test_links_between_notebooks_lead_somewhere():
 
 
 def test_the_library_is_what_the_notebooks_export(tmp_path):
-    no = shutil.ignore_patterns('.venv', '.git', 'demo', '_proc', '_docs', '*.egg-info', '__pycache__')
+    no = shutil.ignore_patterns('.venv', '.git', 'demo', '_proc', '_docs', '*.egg-info', '__pycache__', 'node_modules')
     here = shutil.copytree(ROOT, tmp_path / 'checkout', ignore=no)
     export = 'from nbdev.export import nb_export\nfrom nbdev.doclinks import nbdev_export\nnbdev_export.__wrapped__()'
     subprocess.run([sys.executable, '-c', export], cwd=here, check=True)

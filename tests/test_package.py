@@ -56,6 +56,7 @@ def test_the_sdist_holds_what_a_build_needs(clean):
     names = {n.split('/', 1)[1] for n in tarfile.open(next((clean / 'dist').glob('*.tar.gz'))).getnames() if '/' in n}
     assert {'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'liverseg/cli.py'} <= names
     assert {f'liverseg/weights/{n}' for n in ('model.safetensors', 'model.json', 'LICENSE.md', 'card.json')} <= names
+    assert not any(n.startswith('web/') for n in names) # its node_modules takes 150 MB
 
 
 def test_a_mask_without_training_or_network(clean, tmp_path):

@@ -19,7 +19,7 @@ from liverseg.cases import read_volume
 from liverseg.check import histogram, judge_mask, lung_like, not_hu
 from liverseg.nifti import ORDERS, read_nifti, stored_as, write_mask
 from liverseg.phantom import make_subject, write_series
-from liverseg.pixels import picture, prepare, unpacked
+from liverseg.pixels import PixelForm, prepare
 from liverseg.post import clean, pieces
 from liverseg.tta import _enlarged
 from liverseg.volume import volume_ml
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not (shutil.which('node') and shutil.which('npm'
 
 @pytest.fixture(scope='session')
 def modules(tmp_path_factory):
-    "The page's modules with what they take from npm, without the network"
+    "The page's modules and npm packages, without the network"
     from make_web import stage
     folder = tmp_path_factory.mktemp('modules')
     if why := stage(folder, with_network=False): pytest.skip(why)
@@ -40,7 +40,7 @@ def modules(tmp_path_factory):
 
 @pytest.fixture
 def node(modules, tmp_path):
-    "A function that takes jobs of web_node.mjs and gives their answers"
+    "A function that runs jobs of web_node.mjs and returns their answers"
     def ask(*jobs):
         (tmp_path / 'jobs.json').write_text(json.dumps(jobs, default=str))
         done = subprocess.run(['node', str(ROOT / 'tests/web_node.mjs'), str(modules), str(tmp_path / 'jobs.json')],
@@ -65,7 +65,7 @@ def oblique(affine, degrees, shear=0.):
 
 
 def same_volume(answer, path, out):
-    "The page has read a scan as Python has"
+    "Check that the page has read a scan as Python does"
     vol = read_volume(path)
     assert answer['shape'] == list(vol.data.shape)
     np.testing.assert_allclose(answer['affine'], vol.affine, rtol=1e-12, atol=1e-9)
@@ -119,7 +119,7 @@ def test_number_types_scale_factors_and_byte_orders(node, phantom, tmp_path):
         assert gzip.decompress(o.read_bytes()) == gzip.decompress((tmp_path / 'python.nii.gz').read_bytes()), p.name
 
 
-def test_headers_that_say_it_otherwise(node, phantom, tmp_path):
+def test_unusual_headers(node, phantom, tmp_path):
     def save(name, affine=np.diag([-2., 2, 3, 1]), data=phantom.hu, q=1, s=1, q_affine=None, **fields):
         img = nib.Nifti1Image(data, affine)
         img.set_sform(affine, s)
@@ -158,7 +158,7 @@ def test_headers_that_say_it_otherwise(node, phantom, tmp_path):
 
 
 def hostile(folder, phantom):
-    "Files that are no scans"
+    "Files that are not scans"
     img = nib.Nifti1Image(phantom.hu, np.diag([2., 2, 2, 1]))
     raw = img.to_bytes()
     packed, broken = gzip.compress(raw), bytearray(gzip.compress(raw))
@@ -197,7 +197,7 @@ def python_says(path):
     return str(e.value).replace(str(path), path.name)
 
 
-def test_wrong_files_get_pythons_sentences(node, phantom, tmp_path):
+def test_wrong_files_get_the_messages_of_python(node, phantom, tmp_path):
     paths = hostile(tmp_path, phantom)
     answers = node(*(dict(job='read', path=p) for p in paths))
     for path, answer in zip(paths, answers): assert answer.get('bad') == python_says(path)
@@ -225,7 +225,7 @@ def test_what_the_network_sees(node, tmp_path, shape):
         here.tofile(path)
         jobs.append(dict(job='prepare', path=path, kind=kind, h=shape[0], w=shape[1], meta=meta,
                          out=tmp_path / f'{len(jobs)}.x'))
-        wanted.append(np.broadcast_to(prepare([unpacked(picture(here, meta))], meta)[0], (3, 256, 256)))
+        wanted.append(np.broadcast_to(prepare([PixelForm.of(meta).as_read(here)], meta)[0], (3, 256, 256)))
     node(*jobs)
     for job, x in zip(jobs, wanted):
         found = np.fromfile(job['out'], np.float32).reshape(3, 256, 256)
@@ -372,7 +372,7 @@ def test_dicom_series_as_python_reads_them(node, tmp_path):
 
 
 def same_series(answer, folder, name):
-    "The page says of a series what Python says, and writes its masks on the same grid"
+    "Check that the page reads a series as Python does and writes its masks on the same grid"
     try: vol = read_volume(folder / name)
     except BadInput as e:
         assert answer.get('bad') == str(e).replace(f'{folder}/', ''), name
@@ -396,7 +396,7 @@ needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason='needs chrom
 
 
 class Served:
-    "A folder on a port of its own, and what was asked of it"
+    "A folder on a port of its own, and the requests it received"
     def __init__(self, folder):
         asked = self.asked = []
         class Handler(SimpleHTTPRequestHandler):
@@ -405,8 +405,7 @@ class Served:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.address = f'http://127.0.0.1:{self.server.server_port}/some/where/'
     def asked_since(self, n):
-        """What was asked for later; a browser looks by itself, without any data, whether its service worker is
-        the newest"""
+        "Later requests, except the browser's own check for a newer service worker, which carries no data"
         return [path for path in self.asked[n:] if not path.endswith('/try-sw.js')]
     def close(self):
         self.server.shutdown()
@@ -453,7 +452,7 @@ def browser(downloads):
 
 
 class Page:
-    "The page as somebody uses it"
+    "The page, used as a reader would"
     def __init__(self, browser, address, query='?threads=1'):
         self.browser = browser
         browser.get(address + 'try.html' + query)
@@ -471,7 +470,7 @@ class Page:
     def click(self, name): self.browser.execute_script(f'document.getElementById("try-{name}").click()')
     def forget(self): self.browser.execute_script('window.tryResult = null')
     def result(self):
-        "What was found, or the sentence that says what is wrong"
+        "The result, or the error message"
         return self.until(lambda: self.wrong() or self.browser.execute_script('return window.tryResult'), 'result')
     def give(self, path, thorough=False):
         self.forget()
@@ -484,7 +483,7 @@ class Page:
         path = folder / name
         path.unlink(missing_ok=True)
         self.click('save')
-        # a browser reserves the name first
+        # a browser reserves the name before the file is whole
         whole = lambda: path.exists() and path.stat().st_size and not [*folder.glob('*.crdownload'),
                                                                        *folder.glob('*.part')]
         self.until(whole, f'{name} saved')
@@ -501,7 +500,7 @@ def segmenter():
 
 
 def as_predicted(result, saved, scan, segmenter, folder, **how):
-    "The page's mask and words are those of `liverseg predict`"
+    "Check that the page's mask and messages are those of `liverseg predict`"
     from liverseg.predict import predict
     assert isinstance(result, dict), result
     found = predict(scan, folder / 'python.nii.gz', segmenter, say=lambda text: None, **how)
@@ -520,7 +519,7 @@ def as_predicted(result, saved, scan, segmenter, folder, **how):
 
 
 def network(browser):
-    "What the page has asked for since this was called last"
+    "What the page has requested since the last call"
     messages = (json.loads(e['message'])['message'] for e in browser.get_log('performance'))
     return [m['params']['request']['url'] for m in messages if m['method'] == 'Network.requestWillBeSent']
 
@@ -544,15 +543,17 @@ def test_the_example_as_on_the_command_line_and_nothing_is_sent(served, browser,
     page.set('threshold', 50)
     assert page.result()['volume_ml'] == pytest.approx(result['volume_ml'], rel=1e-3)
     for name in ('axial', 'front', 'side', 'solid'):
-        picture = browser.execute_script(f'const c = document.querySelector("#try-{name} canvas"); '
-                                         'return [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]')
-        pixels = np.reshape(picture, (-1, 4))
-        assert (pixels[:, 0] > pixels[:, 1] + 40).mean() > .01, f'{name}: no liver in red'
+        red = browser.execute_script(f'const c = document.querySelector("#try-{name} canvas"); '
+                                     'const d = c.getContext("2d").getImageData(0, 0, c.width, c.height).data; '
+                                     'let n = 0; for (let i = 0; i < d.length; i += 4) n += d[i] > d[i + 1] + 40; '
+                                     'return 4*n/d.length')
+        assert red > .01, f'{name}: no liver in red'
     assert [u for u in network(browser) if u.startswith('http')] == []
     assert served.asked_since(before) == []
 
 
 @needs_browser
+@pytest.mark.all
 def test_a_scan_in_another_orientation(served, browser, downloads, segmenter, tmp_path):
     who = make_subject(11, (96, 96, 12), (3.6, 3.6, 5))
     stored_as(nib.Nifti1Image(who.hu, oblique(who.affine, 6)), 'PIL').to_filename(tmp_path / 'turned.nii.gz')
@@ -562,6 +563,7 @@ def test_a_scan_in_another_orientation(served, browser, downloads, segmenter, tm
 
 
 @needs_browser
+@pytest.mark.all
 def test_a_dicom_series(served, browser, downloads, segmenter, tmp_path):
     pytest.importorskip('pydicom')
     who = make_subject(12, (96, 96, 5), (3.6, 3.6, 12))
@@ -587,7 +589,8 @@ def test_wrong_files_in_the_page(served, browser, phantom, tmp_path):
 
 
 @needs_browser
-def test_what_is_no_ct_is_said(served, browser, phantom, segmenter, tmp_path):
+@pytest.mark.all
+def test_a_scan_that_is_not_ct_gets_a_warning(served, browser, phantom, segmenter, tmp_path):
     page = Page(browser, served.address)
     for name, data in dict(plus=(phantom.hu + 1024).astype(np.int16),
                            mask=(phantom.labels > 0).astype(np.uint8)).items():
@@ -647,7 +650,7 @@ def resident(browser):
 @needs_browser
 @pytest.mark.all
 def test_900_slices_of_512x512_pass_in_2_gb(served, browser, tmp_path):
-    # its middle in 40 slices, air above and below: it is the memory that is asked about
+    # 40 slices of body, air above and below: only the memory matters
     who = make_subject(4, (128, 128, 45))
     large = np.full((512, 512, 900), -1000, np.int16)
     large[:, :, 400:440] = np.repeat(np.repeat(who.hu[:, :, 22], 4, 0), 4, 1)[..., None]
@@ -666,7 +669,7 @@ def test_900_slices_of_512x512_pass_in_2_gb(served, browser, tmp_path):
 
 
 class Firefox:
-    "Firefox by WebDriver BiDi, which it speaks without geckodriver; as much of a driver as Page needs"
+    "Firefox by WebDriver BiDi, which needs no geckodriver; only the methods that Page uses"
     def __init__(self, profile, downloads):
         import websocket # of selenium
         wanted = {'browser.download.folderList': 2, 'browser.download.dir': str(downloads),
@@ -744,7 +747,9 @@ def test_it_fits_and_can_be_used_by_keyboard(served, browser):
                                       'document.documentElement.clientWidth]')
         assert size[0] <= size[1], width
     nameless = browser.execute_script("""const kinds = ['button', 'input', 'canvas', 'progress'];
-        return [...document.querySelectorAll(kinds.map(kind => '#try ' + kind))].filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)""")
+        const named = e => e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length
+        const all = [...document.querySelectorAll(kinds.map(kind => '#try ' + kind))]
+        return all.filter(e => !named(e)).map(e => e.outerHTML)""")
     assert nameless == []
     reached = []
     browser.execute_script('document.getElementById("try-file-button").focus()')
@@ -756,6 +761,7 @@ def test_it_fits_and_can_be_used_by_keyboard(served, browser):
 
 
 @needs_browser
+@pytest.mark.all
 def test_the_second_visit_needs_no_network(built, browser, phantom, tmp_path):
     server = Served(built)
     Page(browser, server.address)
@@ -781,7 +787,7 @@ def test_another_network_is_refused(built, browser, tmp_path):
 def test_without_npm_the_site_has_no_such_page(monkeypatch, tmp_path):
     import make_web
     monkeypatch.setattr(make_web.shutil, 'which', lambda name: None)
-    assert make_web.place(tmp_path) == 'npm is not here' and list(tmp_path.iterdir()) == []
+    assert make_web.place(tmp_path) == 'npm is not installed' and list(tmp_path.iterdir()) == []
 
 
 def test_every_package_has_a_hash_and_a_licence():
@@ -791,5 +797,5 @@ def test_every_package_has_a_hash_and_a_licence():
     pinned = json.loads((ROOT / 'web/package.json').read_text())['dependencies']
     assert all(version[0].isdigit() for version in pinned.values())
     text = licences()
-    assert all(f'{name} {version}' in text for name, version in pinned.items()) and 'no text of its licence' not in text
+    assert all(f'{name} {version}' in text for name, version in pinned.items()) and 'has no licence text' not in text
     assert all('/'.join(v.split('/')[:2 if v[0] == '@' else 1]) in pinned for v in VENDOR.values())

@@ -1,8 +1,8 @@
-// Keeps the page Try it for visits without a network, and says that it may use threads. Its list is made by tests/make_web.py.
+// Keeps the page Try it for offline visits and sends the headers that allow threads. tests/make_web.py fills in FILES.
 const NAME = 'liverseg-try-', VERSION = NAME + '@VERSION@'
 const FILES = /*FILES*/[]
 
-// What the browser holds the page to: it can talk to no other server
+// Enforced by the browser: the page can reach no other server
 const POLICY = "default-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob: data:; connect-src 'self' blob: data:; form-action 'self'"
 const HEADERS = {'Cross-Origin-Opener-Policy': 'same-origin', 'Cross-Origin-Embedder-Policy': 'require-corp',
   'Cross-Origin-Resource-Policy': 'same-origin', 'Content-Security-Policy': POLICY}

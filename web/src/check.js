@@ -5,7 +5,7 @@ import {general, note, rint, whole} from './words.js'
 
 const LOWEST = -2048 // HU of the histogram's first bin
 
-// The number of voxels at −2048 … 4095 HU, the ends with what lies beyond; and the lowest and highest value
+// The number of voxels at −2048 … 4095 HU, the ends including what lies beyond; and the lowest and highest value
 export function histogram(data) {
   const counts = new Float64Array(6144)
   let low = Infinity, high = -Infinity
@@ -18,7 +18,7 @@ export function histogram(data) {
   return {counts, low, high}
 }
 
-// Notes if the values look like something else than HU
+// Notes if the values do not look like HU
 export function notHu({counts, low, high}) {
   const total = counts.reduce((a, b) => a + b, 0)
   const share = (a, b) => counts.subarray(a - LOWEST, b - LOWEST).reduce((x, y) => x + y, 0)/total
@@ -73,7 +73,7 @@ export function judgeMask(vol, maskData) {
   return [...oddForm(vol, mask, box), ...oddHu(vol, mask, box), ...liesWrong(vol, mask, box), ...upsideDown(vol, mask, box)]
 }
 
-// As many rows and columns of a box around a mask as four million voxels hold
+// The steps that thin the rows and columns of a box around a mask to about four million voxels
 function coarser(mask, box) {
   const voxels = box.reduce((n, [low, high]) => n*(high - low), 1), step = Math.ceil((voxels/4e6)**.5)
   const steps = [step, step, 1]
@@ -114,7 +114,7 @@ function oddHu(vol, mask, box) {
   return []
 }
 
-// Mean index of what `test` says yes to along an axis, or null
+// The mean index along an axis of the voxels that pass `test`, or null
 function centre(vol, axis, test) {
   let n = 0, sum = 0
   walk(vol, (v, ...at) => { if (test(v)) { n++; sum += at[axis] } })
@@ -140,7 +140,7 @@ function liesWrong(vol, mask, box) {
   return notes
 }
 
-// The share of the slices that have more bone before the body's middle than behind it, near the midline
+// The share of the slices with more bone in front of the body's middle than behind it, near the midline
 function boneInFront(hu, across, deep) {
   const reach = Math.trunc(.12*hu.shape[0]), front = new Float64Array(hu.shape[2]), back = new Float64Array(hu.shape[2])
   walk(hu, (v, x, y, z) => { if (v > 250 && x >= across - reach && x < across + reach) (y >= deep ? front : back)[z]++ })

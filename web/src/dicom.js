@@ -1,4 +1,4 @@
-// A folder of DICOM files as one volume, or why it cannot be one: liverseg/dicom.py, in the same words.
+// A folder of DICOM files as one volume, or why that cannot be done: liverseg/dicom.py and dicom_files.py, in the same words.
 import dcm2niix from './vendor/dcm2niix.js'
 import {BadInput, general, note, rint} from './words.js'
 import {AIR, cross, dot, intoRas} from './volume.js'
@@ -12,10 +12,10 @@ const T = {imageType: 0x80008, frameType: 0x89007, sopClass: 0x80016, mediaClass
   samples: 0x280002, photometric: 0x280004, frames: 0x280008, rows: 0x280010, columns: 0x280011, spacing: 0x280030,
   allocated: 0x280100, stored: 0x280101, highBit: 0x280102, signed: 0x280103, padding: 0x280120, paddingLimit: 0x280121,
   intercept: 0x281052, slope: 0x281053, shared: 0x52009229, perFrame: 0x52009230}
-const TELLS = [['AcquisitionNumber', T.acquisition], ['TemporalPositionIdentifier', T.temporal],
+const PHASE_TAGS = [['AcquisitionNumber', T.acquisition], ['TemporalPositionIdentifier', T.temporal],
   ['TemporalPositionIndex', T.temporalIndex], ['StackID', T.stack], ['EchoNumbers', T.echo], ['ConvolutionKernel', T.kernel],
-  ['ImageType', T.imageType], ['AcquisitionTime', T.acquired]] // what may tell two scans of one series apart
-const NUMBERS = new Set([T.temporalIndex]) // those of them that are no text
+  ['ImageType', T.imageType], ['AcquisitionTime', T.acquired]] // what may separate two scans of one series
+const NUMBERS = new Set([T.temporalIndex]) // those of them that are not text
 const REFORMAT = /MPR|MIP|MINIP|REFORMAT|PROJECTION/
 const CT = ['1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.2.1'], MOST = 2**30, SAME = .01
 const SYNTAXES = {'1.2.840.10008.1.2.5': 'RLE Lossless', '1.2.840.10008.1.2.4.50': 'JPEG Baseline (Process 1)',
@@ -81,13 +81,13 @@ function facts(h, path) {
   const allocated = h.short(T.allocated, 16), stored = h.short(T.stored, allocated)
   const axes = h.vector(T.orientation, 6), numbers = [T.slope, T.intercept, T.instance, T.thickness, T.between].map(t => h.number(t))
   if ([T.position, T.orientation, T.spacing].some(t => h.text(t) && h.vector(t, {[T.position]: 3, [T.orientation]: 6, [T.spacing]: 2}[t]).every(Number.isNaN))
-      || numbers.some(v => v !== null && Number.isNaN(v))) throw damaged(path, 'a number in its header is none')
+      || numbers.some(v => v !== null && Number.isNaN(v))) throw damaged(path, 'a value in its header is not a number')
   return {uid: h.text(T.series), kind: kindOf(h), shape: [h.short(T.rows, 0), h.short(T.columns, 0)], at: h.vector(T.position, 3),
     axes: [axes.slice(0, 3), axes.slice(3)], pixel: h.vector(T.spacing, 2), slope: numbers[0] ?? 1, inter: numbers[1] ?? 0,
     number: numbers[2], thick: numbers[3], gap: numbers[4], grey: h.text(T.photometric), reformat: REFORMAT.test(h.text(T.imageType)),
     pad: paddingOf(h, allocated), rescaled: numbers[1] !== null, bits: [stored, h.short(T.highBit, stored - 1)], allocated,
     signed: h.short(T.signed, 0) === 1,
-    tells: TELLS.map(([, tag]) => !h.has(tag) ? 'None' : NUMBERS.has(tag) ? String(h.short(tag)) : h.text(tag))}
+    tells: PHASE_TAGS.map(([, tag]) => !h.has(tag) ? 'None' : NUMBERS.has(tag) ? String(h.short(tag)) : h.text(tag))}
 }
 
 function kindOf(h) {
@@ -172,10 +172,10 @@ function checkSeries(slices) {
     if (t.bits[1] !== t.bits[0] - 1)
       throw new BadInput(`${t.path}: stores ${t.bits[0]} bits and says that the highest is number ${t.bits[1]}; it is damaged, export it again`)
     if (t.rescaled !== slices.some(u => u.rescaled))
-      throw new BadInput(`${t.path}: says no rescale intercept, as other files of its series do; export it again`)
+      throw new BadInput(`${t.path}: has no rescale intercept, unlike other files of its series; export it again`)
   }
   if (!s.pixel.every(v => v > 0 && Number.isFinite(v)))
-    throw new BadInput(`${s.path}: says no pixel spacing, so nothing can be measured; export it again`)
+    throw new BadInput(`${s.path}: has no pixel spacing, so nothing can be measured; export it again`)
   if (Math.min(...s.pixel) < .01 || Math.max(...s.pixel) > 20)
     throw new BadInput(`${s.path}: says that its pixels are ${general(s.pixel[0])}×${general(s.pixel[1])} mm, which no CT has; export it again`)
   if (s.axes.flat().some(Number.isNaN)) return
@@ -188,7 +188,7 @@ let decoder = null // the bytes of dcm2niix.wasm
 
 export async function loadDecoder(bytes) { decoder = bytes }
 
-let last = {file: null, found: null} // several slices of one file are asked for in a row
+let last = {file: null, found: null} // several slices of one file are read in a row
 
 // The stored values of a picture, row after row
 async function storedPixels(s) {
@@ -236,7 +236,7 @@ async function unpackedPixels(s, syntax, count) {
 // HU of one picture; float64 numbers, whole where slope and intercept are
 function inHu(stored, s) {
   if (!(Number.isFinite(s.slope) && Number.isFinite(s.inter) && s.slope > 0))
-    throw new BadInput(`${s.path}: its rescale slope ${general(s.slope)} and intercept ${general(s.inter)} make no HU; export it again`)
+    throw new BadInput(`${s.path}: its rescale slope ${general(s.slope)} and intercept ${general(s.inter)} do not give HU; export it again`)
   return stored.map(v => s.pad && v >= s.pad[0] && v <= s.pad[1] ? AIR : v*s.slope + s.inter)
 }
 
@@ -246,19 +246,19 @@ function normalOf(s) { return cross(...s.axes) }
 function placed(slices, folder, notes) {
   const lost = slices.filter(s => s.at.some(Number.isNaN) || s.axes.flat().some(Number.isNaN))
   if (lost.length && lost.length < slices.length)
-    throw new BadInput(`${lost[0].path}: does not say where it lies, as ${slices.length - lost.length} other files of its series do; `
+    throw new BadInput(`${lost[0].path}: does not say where it lies, unlike ${slices.length - lost.length} other files of its series; `
                        + 'export it again')
   if (lost.length) placedByNumber(slices, folder, notes)
   const normal = normalOf(slices[0])
   for (const s of slices) s.z = dot(s.at, normal)
   if (!slices.every(s => Number.isFinite(s.z)))
-    throw new BadInput(`${slices[0].path}: its series has positions that are no numbers; export it again`)
+    throw new BadInput(`${slices[0].path}: its series has positions that are not numbers; export it again`)
   return [...slices].sort((a, b) => a.z - b.z || byName(nameOf(a.path), nameOf(b.path)) || a.frame - b.frame)
 }
 
 function placedByNumber(slices, folder, notes) {
   if (slices.length > 1 && slices.some(s => s.number === null))
-    throw new BadInput(`${folder}: its slices say neither where they lie nor their number, so their order is unknown; export the `
+    throw new BadInput(`${folder}: its slices have neither positions nor numbers, so their order is unknown; export the `
                        + 'series again')
   const step = thicknessOf(slices[0], notes, slices[0].gap, slices[0].thick)
   for (const s of slices) {
@@ -272,7 +272,7 @@ function placedByNumber(slices, folder, notes) {
 function thicknessOf(s, notes, ...known) {
   const length = known.find(v => v && Number.isFinite(v))
   if (length === undefined)
-    notes.push(note('no thickness', `${nameOf(s.path)} says no slice thickness: 1 mm is assumed, so volumes in mL are wrong`))
+    notes.push(note('no thickness', `${nameOf(s.path)} has no slice thickness: 1 mm is assumed, so volumes in mL are wrong`))
   return Math.abs(length ?? 1) || 1
 }
 
@@ -302,7 +302,7 @@ const crowded = slices => gaps(slices).some(d => d < SAME)
 function onePhase(slices, notes) {
   if (!crowded(slices)) return slices
   const places = 1 + gaps(slices).filter(d => d >= SAME).length
-  for (const [k, [key]] of TELLS.entries()) {
+  for (const [k, [key]] of PHASE_TAGS.entries()) {
     const values = [...new Set(slices.map(s => s.tells[k]))].sort(byName), stacks = values.map(v => slices.filter(s => s.tells[k] === v))
     const best = stacks.reduce((a, b) => b.length > a.length ? b : a)
     if (stacks.some(crowded) || 2*best.length < places) continue
@@ -364,7 +364,7 @@ function otherScale(slices) {
   if (i < 0) return null
   const usual = slices[scales.indexOf(most)], s = slices[i]
   return `${nameOf(s.path)} has the rescale slope ${general(s.slope)} and intercept ${general(s.inter)}, most slices `
-    + `${general(usual.slope)} and ${general(usual.inter)}; look whether its HU are right`
+    + `${general(usual.slope)} and ${general(usual.inter)}; check whether its HU are right`
 }
 
 // HU (column, row, slice): int16, or float32 where that would lose something
@@ -394,8 +394,7 @@ export async function readSeries(files, folder, seen = () => {}) {
   if (uneven) notes.push(note('uneven slices', uneven))
   if (odd) notes.push(note('rescale differs', odd))
   if (!slices.every(s => s.rescaled))
-    notes.push(note('no rescale', `${nameOf(slices[0].path)} and the other files say no rescale intercept: their numbers are taken for `
-                    + 'HU as they are'))
+    notes.push(note('no rescale', `${nameOf(slices[0].path)} and the other files have no rescale intercept: their numbers are taken as HU`))
   const fractions = slices.some(s => !Number.isInteger(s.slope) || !Number.isInteger(s.inter))
   checkMemory(stored, fractions ? 4 : 2, folder)
   const data = await stacked(slices, seen), leans = notes.some(n => n.code === 'sheared')

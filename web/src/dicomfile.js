@@ -1,4 +1,4 @@
-// One DICOM file taken apart: its data elements by tag, its sequences, where its pixels are.
+// One DICOM file parsed: its data elements by tag, its sequences, the position of its pixels.
 import {inflateRaw} from './vendor/pako.js'
 
 const IMPLICIT = '1.2.840.10008.1.2', EXPLICIT = '1.2.840.10008.1.2.1', BIG = '1.2.840.10008.1.2.2'
@@ -39,7 +39,7 @@ function guessed(bytes, at) {
   return {explicit: /^[A-Z]{2}$/.test(vr), le}
 }
 
-// Read elements from `at` to `end` into a map; where it stopped. A file that ends early ends the list
+// Read elements from `at` to `end` into a map and return where it stopped. A truncated file ends the list
 function elements(bytes, at, end, how, into) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length), {le, explicit} = how
   while (at + 8 <= end) {
@@ -104,12 +104,12 @@ export class Header {
     if (!bytes || bytes.length < 2) return other
     return new DataView(bytes.buffer, bytes.byteOffset).getUint16(0, this.le)
   }
-  // A decimal; `other` where nothing is said
+  // A decimal; `other` if the element is empty or missing
   number(tag, other = null) {
     const said = this.text(tag)
     return said === '' ? other : Number(said.split('\\')[0])
   }
-  // n decimals, NaN where nothing is said
+  // n decimals; NaN if they are empty or missing
   vector(tag, n) {
     const said = this.text(tag)
     const found = said === '' ? [] : said.split('\\').map(Number)

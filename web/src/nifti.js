@@ -1,10 +1,10 @@
-// Open a NIfTI file as liverseg/nifti.py does, or say why not, in the same words; and write a mask on the scan's own grid.
+// Open a NIfTI file as liverseg/nifti.py does, or say in the same words why it cannot be opened; write a mask onto the scan's grid.
 import {Inflate} from './vendor/pako.js'
 import {BadInput, general, note, size, tuple} from './words.js'
 import {columns, dot, intoRas, lengths, nearestRotation} from './volume.js'
 
 const BLOCK = 2**22 // bytes read at once
-export const MOST = 2e9 // bytes that a scan, its mask and the network may take together
+export const MOST = 2e9 // bytes that a scan, its mask and the network may take up together
 const NETWORK = 2e8 // bytes, of ONNX Runtime with the network in it
 const isGz = name => /\.gz$/i.test(name)
 
@@ -26,7 +26,7 @@ async function* bytesOf(file, gz) {
   if (gz) feed.end()
 }
 
-// A function that takes a gzip file's bytes, which may have several parts, and gives what they hold
+// A function that takes a gzip file's bytes, which may have several parts, and returns their contents
 function inflating(name) {
   const damaged = () =>
     new BadInput(`${name}: is truncated or damaged, its compressed data ends early; copy or download it again`)
@@ -99,7 +99,7 @@ function secondVersion(view, le) {
     at: {bitpix: 14, pixdim: 104, offset: 168, slope: 176, show: [192, 200], descrip: 240, qform: 344, magic: 4, datatype: 12}}
 }
 
-// Refuse what nibabel refuses, and put right what it puts right
+// Refuse what nibabel refuses, and correct what it corrects
 function checkHeader(head, name) {
   const {datatype, magic, offset} = head, smallest = head.v2 ? 544 : 352
   if (NOTHING.has(datatype)) throw cannot(name, `data code ${datatype} not supported`)
@@ -158,19 +158,19 @@ function threeD(shape, name) {
   const more = shape.slice(3).reduce((a, b) => a*b, 1)
   if (shape.length > 3 && more > 1)
     throw new BadInput(`${name}: has shape ${tuple(shape)}, so it is ${more} volumes, not one; give one phase or time point`)
-  if (shape.length < 2) throw new BadInput(`${name}: has shape ${tuple(shape)}, which is no volume; export it again`)
+  if (shape.length < 2) throw new BadInput(`${name}: has shape ${tuple(shape)}, which is not a volume; export it again`)
   return shape.length === 2 ? [...shape, 1] : shape.slice(0, 3)
 }
 
 // Bytes that a scan takes here: its voxels, a mask, the network's answers for every slice, and the network
 export function memoryFor(voxels, slices, bytes, side = 256) { return voxels*(bytes + 1) + slices*side*side*2 + NETWORK }
 
-// Complain before anything is read if a scan does not fit
+// Raise BadInput before anything is read if a scan does not fit
 export function checkMemory(shape, bytes, name) {
   const voxels = shape.reduce((a, b) => a*b, 1), need = memoryFor(voxels, Math.max(...shape), bytes)
   if (need > MOST)
-    throw new BadInput(`${name}: has ${shape.join('×')} voxels, which take ${size(need)} of memory here, and this page stops at `
-                       + `${size(MOST)}; use \`liverseg predict\` on the command line`)
+    throw new BadInput(`${name}: has ${shape.join('×')} voxels, which need ${size(need)} of memory here, and the limit of this page `
+                       + `is ${size(MOST)}; use \`liverseg predict\` on the command line`)
   return need
 }
 
@@ -185,7 +185,7 @@ class Voxels {
     this.data = !kind.startsWith('Float') && isWhole(head) ? new Int16Array(count) : new Float32Array(count)
     this.asIs = kind === 'Int16' && !this.scaled && this.le
   }
-  // Take some bytes; those beyond the last voxel are left out
+  // Take some bytes; those beyond the last voxel are ignored
   take(raw) {
     if (this.rest.length) {
       const joined = new Uint8Array(this.rest.length + raw.length)
@@ -225,11 +225,11 @@ export async function readNifti(file, seen = () => {}) {
   const open = () => {
     head = parseHeader(begin, name, gz)
     const told = TYPES[head.datatype]
-    if (!told) throw new BadInput(`${name}: holds ${OTHERS[head.datatype][0]} values; a CT or a mask holds one number a voxel`)
+    if (!told) throw new BadInput(`${name}: holds ${OTHERS[head.datatype][0]} values; a CT or a mask holds one number per voxel`)
     shape = threeD(head.shape, name)
     const count = shape.reduce((a, b) => a*b, 1)
     need = head.offset + count*told[1]
-    if (!gz && file.size < need) throw tooShort(name, `${need} bytes are announced, ${file.size} are there`)
+    if (!gz && file.size < need) throw tooShort(name, `the header announces ${need} bytes, the file has ${file.size}`)
     checkMemory(shape, ['Uint8', 'Int8', 'Int16'].includes(told[0]) && isWhole(head) ? 2 : 4, name)
     voxels = new Voxels(head, count)
     voxels.take(begin.subarray(head.offset))
@@ -263,7 +263,7 @@ const inMillimetres = head => head.affine.map((row, i) => i < 3 ? row.map(v => v
 export function headerNotes(head, affine, shape, longer) {
   const notes = [], told = Boolean(head.sform || head.qform)
   if (longer)
-    notes.push(note('longer', 'the file goes on behind the voxels that its header announces; the rest was left out'))
+    notes.push(note('longer', 'the file goes on after the voxels that its header announces; the rest was ignored'))
   if (!told) notes.push(note('no form', 'neither qform nor sform is set, so which side is left is a guess'))
   const sizes = lengths(affine), axes = columns(affine).map((c, j) => c.map(v => v/sizes[j]))
   const tilt = Math.max(...axes.flatMap((a, i) => axes.map((b, j) => Math.abs(dot(a, b) - (i === j)))))
@@ -280,7 +280,7 @@ export function headerNotes(head, affine, shape, longer) {
   return notes
 }
 
-// The farthest that qform and sform are apart at a corner of the volume, mm
+// The largest distance between qform and sform at a corner of the volume, mm
 function formsApart(head, shape) {
   let q
   try { q = fromQuaternion(head) } catch { return Infinity }
@@ -343,7 +343,7 @@ function quaternion(affine) {
   return {quatern: found.slice(1), sign}
 }
 
-// The bytes of a mask's file: the scan's own header, without scaling, display range and extensions, then one byte a voxel
+// The bytes of a mask's file: the scan's own header, without scaling, display range and extensions, then one byte per voxel
 export function maskFile(head, mask, what = 'mask') {
   const {at, le, v2} = head, raw = new Uint8Array(v2 ? 544 : 352), view = new DataView(raw.buffer)
   raw.set(head.raw)

@@ -1,8 +1,8 @@
-// The page: what was chosen goes to the worker, what the worker finds is shown. Nothing is sent anywhere else.
+// The page: passes the chosen files to the worker and shows its results. Nothing is sent anywhere else.
 import {drawSurface} from './solid.js'
 
 const find = name => document.getElementById(`try-${name}`)
-const NAMES = ['side', 'front', 'axial'], ENDS = [['left', 'right'], ['back', 'front'], ['feet', 'head']]
+const NAMES = ['side', 'front', 'axial'], TITLES = ['Sagittal', 'Coronal', 'Axial'], ENDS = [['left', 'right'], ['back', 'front'], ['feet', 'head']]
 const RED = [230, 60, 60], WINDOW = [-150, 250]
 const ORDER = [2, 1, 0] // axial first
 
@@ -48,7 +48,7 @@ function takeFolder(files) {
   take(packed([...files].map(f => [f, f.webkitRelativePath || f.name])), name)
 }
 
-// Paths do not travel with files, so they go beside them
+// A worker receives files without their paths, so the paths are sent too
 const packed = pairs => pairs.map(([file, path]) => ({file, path, folder: path.includes('/')}))
 
 // All files of a dropped entry, as [file, path]
@@ -72,7 +72,7 @@ async function dropped(event) {
   take(packed(pairs), name)
 }
 
-// Show planes: ask the worker for what is not there yet
+// Ask the worker for a plane that is not shown yet
 function askPlane(p) {
   if (!vol || p.asked !== null) return
   p.asked = p.k
@@ -105,7 +105,7 @@ function draw({axis, shown}) {
 
 function describePlane(p) {
   const figure = find(NAMES[p.axis]), n = vol.shape[p.axis]
-  const text = `${NAMES[p.axis]} plane, ${p.k + 1} of ${n}`
+  const text = `${TITLES[p.axis]} plane, ${p.k + 1} of ${n}`
   figure.querySelector('output').textContent = `${p.k + 1} of ${n}`
   figure.querySelector('canvas').setAttribute('aria-label', `${text}${found ? ', the liver in red' : ''}`)
   figure.querySelector('input').setAttribute('aria-valuetext', `${p.k + 1} of ${n}, from ${ENDS[p.axis].join(' to ')}`)
@@ -128,7 +128,7 @@ function showScan({shape, spacing, name, memory}) {
     Object.assign(p, {asked: null, shown: null})
     setPlane(p, Math.floor(shape[p.axis]/2))
   }
-  find('memory').textContent = `${shape.join('×')} voxels of ${spacing.map(v => v.toFixed(2)).join('×')} mm; about ${memory} of memory`
+  find('memory').textContent = `${shape.join('×')} voxels of ${spacing.map(v => v.toFixed(2)).join('×')} mm; needs about ${memory} of memory`
 }
 
 function refresh() {
@@ -147,16 +147,16 @@ function showFound({result, solid: body, most, seconds}) {
   found = result
   solid = body
   find('result').hidden = false
-  find('volume').textContent = !result.liver_found ? 'no liver' : result.volume_ml === null ? 'unknown: the voxel size is not given' : `${result.volume_ml.toFixed(1)} mL`
+  find('volume').textContent = !result.liver_found ? 'no liver' : result.volume_ml === null ? 'unknown: the file has no voxel size' : `${result.volume_ml.toFixed(1)} mL`
   find('expected').textContent = result.expected_dice === null ? 'unknown' : result.expected_dice.toFixed(2)
-  if (seconds !== undefined) find('seconds').textContent = `${result.slices_looked_at} slices in ${seconds} s`
+  if (seconds !== undefined) find('seconds').textContent = `${result.slices_looked_at} in ${seconds} s`
   find('warnings').replaceChildren(...result.warnings.map(text => Object.assign(document.createElement('li'), {textContent: text})))
   find('nothing-odd').hidden = result.warnings.length > 0
   find('save').disabled = !result.liver_found
   if (first) {
     if (result.liver_found) for (const p of planes) setPlane(p, most[p.axis])
     setBusy(false)
-    say(result.liver_found ? `Done: the liver has ${find('volume').textContent}.` : 'Done: no liver was found.')
+    say(result.liver_found ? `Done. Liver volume: ${find('volume').textContent}.` : 'Done. No liver was found.')
   }
   refresh()
   window.tryResult = result // for tests
@@ -166,7 +166,7 @@ function keep({name, blob}) {
   const link = Object.assign(document.createElement('a'), {href: URL.createObjectURL(blob), download: name})
   link.click()
   setTimeout(() => URL.revokeObjectURL(link.href), 60000)
-  say(`${name} was saved where your browser puts downloads.`)
+  say(`${name} was saved to your browser's download folder.`)
 }
 
 const heard = {
@@ -176,7 +176,7 @@ const heard = {
     find('progress').hidden = true
     document.documentElement.dataset.try = 'ready'
     document.documentElement.dataset.threads = threads
-    say(`Ready, with ${threads === 1 ? '1 thread' : `${threads} threads`}. Choose a scan, or try the synthetic one.`)
+    say(`Ready, with ${threads === 1 ? '1 thread' : `${threads} threads`}. Choose a scan, or try the synthetic example.`)
   },
   reading: ({share}) => progress(share),
   scan: showScan,
@@ -222,7 +222,7 @@ function listen() {
   for (const p of planes) {
     const figure = find(NAMES[p.axis]), canvas = figure.querySelector('canvas')
     figure.querySelector('input').addEventListener('input', ({target}) => setPlane(p, Number(target.value)))
-    canvas.addEventListener('click', event => { // the other planes go through the point
+    canvas.addEventListener('click', event => { // move the other planes to this point
       const [across, up] = [0, 1, 2].filter(i => i !== p.axis), box = canvas.getBoundingClientRect()
       setPlane(planes[across], vol.shape[across]*(1 - (event.clientX - box.left)/box.width))
       setPlane(planes[up], vol.shape[up]*(1 - (event.clientY - box.top)/box.height))
@@ -239,10 +239,10 @@ function listen() {
   for (const kind of ['dragenter', 'dragover']) drop.addEventListener(kind, e => { e.preventDefault(); drop.classList.add('over') })
   drop.addEventListener('dragleave', () => drop.classList.remove('over'))
   drop.addEventListener('drop', dropped)
-  for (const kind of ['dragover', 'drop']) addEventListener(kind, e => e.preventDefault()) // a miss must not leave the page
+  for (const kind of ['dragover', 'drop']) addEventListener(kind, e => e.preventDefault()) // a file dropped elsewhere must not replace the page
 }
 
-// The service worker keeps the page for visits without a network and allows threads; the page is loaded once more under it
+// The service worker keeps the page for offline visits and allows threads; the page is reloaded once to use it
 async function prepared() {
   if (!('serviceWorker' in navigator) || !isSecureContext) return
   try {
@@ -270,7 +270,7 @@ async function begin() {
   sessionStorage.removeItem('liverseg-try')
   worker = new Worker(new URL('worker.js', import.meta.url), {type: 'module'})
   worker.onmessage = ({data: {is, ...more}}) => heard[is](more)
-  worker.onerror = e => heard.wrong({text: `the page: cannot work in this browser (${e.message || 'its worker does not start'}); take a `
+  worker.onerror = e => heard.wrong({text: `the page: does not work in this browser (${e.message || 'its worker does not start'}); use a `
     + 'current Chromium or Firefox', task: 'start'})
   example = await (await fetch(new URL('example.nii.gz', import.meta.url))).blob()
   const threads = new URLSearchParams(location.search).get('threads')

@@ -1,7 +1,7 @@
 // From Hounsfield units to what the network sees, bit for bit as liverseg/pixels.py and Pillow do it.
 import {rint} from './words.js'
 
-const PRECISION = 22 // bits of Pillow's whole-numbered weights
+const PRECISION = 22 // bits of Pillow's integer weights
 
 // HU to 0…255 in 32-bit floats, halves to the even number
 function grey(hu, low, high) {
@@ -9,7 +9,7 @@ function grey(hu, low, high) {
   return rint(Math.fround(Math.fround(Math.min(Math.max(hu, low), high) - low)*factor))
 }
 
-// A function from HU to the grey of a window; a table serves whole numbers
+// A function from HU to the grey of a window; integers are looked up in a table
 export function windowed(low, high) {
   const table = new Uint8Array(65536)
   for (let i = 0; i < 65536; i++) table[i] = grey(i - 32768, low, high)
@@ -20,7 +20,7 @@ export function windowed(low, high) {
   }
 }
 
-// Which of `n` pixels each of `m` new ones is made of, and with what weights: Pillow's triangle filter
+// The pixels, of `n`, that each of `m` new ones is made of, and their weights: Pillow's triangle filter
 function triangle(n, m) {
   const scale = n/m, wide = Math.max(scale, 1), most = Math.ceil(wide)*2 + 1
   const first = new Int32Array(m), count = new Int32Array(m), weights = new Float64Array(m*most)
@@ -110,7 +110,7 @@ export function preparer(meta, h, w) {
   }
 }
 
-// A function that brings a map of size×size to h×w, between two pixels the mean by distance
+// A function that enlarges a map of size×size to h×w by linear interpolation
 export function enlarger(size, h, w) {
   const places = n => {
     const low = new Int32Array(n), high = new Int32Array(n), share = new Float32Array(n)

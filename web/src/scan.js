@@ -5,7 +5,7 @@ import {isDicomFile, loadDecoder, readSeries} from './dicom.js'
 
 export {loadDecoder}
 
-// `name`: of the folder, where there is one. Raises BadInput
+// `name`: of the folder, if there is one. Raises BadInput
 export async function readScan(files, name, seen) {
   if (!files.length) throw new BadInput(`${name}: is a folder without files; give a NIfTI file, or the folder with the files of `
                                         + 'a CT series')

@@ -1,4 +1,4 @@
-// A trained network that takes whole scans: liverseg/predict.py's Segmenter, slice by slice.
+// A trained network for whole scans: Segmenter of liverseg/predict.py, slice by slice.
 import {beside, copySlice, millilitres, pasteSlice, spacingKnown} from './volume.js'
 import {histogram, judgeMask, notHu} from './check.js'
 import {enlarger, preparer} from './pixels.js'
@@ -42,7 +42,7 @@ export class Segmenter {
   // `net`: pictures (Float32Array, [n, 3, h, w]) to a promise of scores [n, 2, h, w]; `meta`: what model.json says
   constructor(net, meta) { Object.assign(this, {net, meta}) }
 
-  // Probability of liver of one slice, on the network's square; `box` is what it is shown
+  // Probability of liver of one slice, on the network's square; the network sees only `box`
   async ask(slice, prepare, box) {
     const [[top, bottom], [left, right]] = box, h = bottom - top, w = right - left, {size, temperature = 1} = this.meta
     const scores = await this.net(prepare(slice, box, new Float32Array(3*h*w)), [1, 3, h, w])
@@ -134,7 +134,7 @@ export class Found {
   // Clean up: pieces below 5 mL go
   clean() { [this.pieces, this.voxels] = withoutSpecks(beside(this.vol, this.mask), this.vol.spacing) }
 
-  // Make the mask again, of what is more likely than this
+  // Make the mask again with another threshold
   retake(threshold) {
     this.threshold = threshold
     const mask = beside(this.vol, this.mask), {size, prob, bits} = this, map = new Float32Array(size*size)
@@ -146,7 +146,7 @@ export class Found {
     this.clean()
   }
 
-  // What liverseg predict writes into its JSON, as far as the page shows it
+  // What liverseg predict writes into its JSON, limited to what the page shows
   result() {
     const {vol, mask} = this, known = spacingKnown(vol), notes = [...vol.notes, ...(this.odd ??= notHu(histogram(vol.data)))]
     if ((this.mirrored ?? 0) > MORE_MIRRORED) notes.push(note('mirrored', ASK_SIDE))
@@ -159,7 +159,7 @@ export class Found {
   }
 }
 
-// A map's box as whole numbers of 1/65535, in half the room; nothing likely, nothing kept
+// A map's box as multiples of 1/65535, in half the memory
 function packed(map, box, size) {
   const [[top, bottom], [left, right]] = box, w = right - left, values = new Uint16Array((bottom - top)*w)
   for (let y = top, i = 0; y < bottom; y++) for (let x = left; x < right; x++) values[i++] = Math.round(65535*map[y*size + x])

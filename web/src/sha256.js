@@ -1,4 +1,4 @@
-// SHA-256 of bytes as 64 hexadecimal digits; the browser's own is there on https and localhost only.
+// SHA-256 of bytes as 64 hexadecimal digits; the browser's own is available on https and localhost only.
 const firstBits = n => Math.floor((n - Math.floor(n))*2**32)
 const primes = []
 for (let n = 2; primes.length < 64; n++) if (primes.every(p => n % p)) primes.push(n)

@@ -1,4 +1,4 @@
-// The liver as a body that can be turned: points of its surface, and how they are drawn. No WebGL is needed.
+// The liver as a body that can be turned: the points of its surface and how to draw them, without WebGL.
 import {beside} from './volume.js'
 import {maskBox, part, walk} from './check.js'
 

@@ -138,7 +138,7 @@ export function intoRas(data, stored, affine, name, notes) {
   const all = affine.flat()
   if (!all.every(Number.isFinite) || Math.max(...all.map(Math.abs)) >= 1e6
       || !(Math.abs(determinant(affine)) > 1e-9) || !ornt)
-    throw new BadInput(`${name}: its affine maps no volume (a zero or non-finite axis), so left and right cannot be told; `
+    throw new BadInput(`${name}: its affine maps no volume (a zero or non-finite axis), so left and right are unknown; `
                        + 'export it again')
   const found = [...notes], filled = fillOutside(data, stored, name)
   if (filled) found.push(note('not finite', `${filled} NaN or infinite voxels at the border were filled with air`))

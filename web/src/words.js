@@ -1,14 +1,14 @@
-// What the modules share: the error for a wrong file, and numbers written as Python writes them.
+// Shared by the modules: the error for a wrong file, and numbers written as Python writes them.
 
-// What is wrong with a user's input, in one sentence that names it, the finding and what to do
+// Bad input: one sentence that names the file, what was found and what to do
 export class BadInput extends Error {}
 
-// Somebody pressed Cancel
+// Cancel was pressed
 export class Stopped extends Error {}
 
 export const note = (code, text) => ({code, text})
 
-// The nearest whole number, halves to the even one
+// The nearest integer, halves to the even one
 export function rint(v) {
   const r = Math.round(v)
   return r - v === .5 && r % 2 ? r - 1 : r
@@ -34,5 +34,5 @@ export const whole = v => (v < 0 && rint(v) === 0 ? '-' : '') + String(rint(v))
 // A shape as Python writes a tuple
 export const tuple = a => a.length === 1 ? `(${a[0]},)` : `(${[...a].join(', ')})`
 
-// Bytes for people
+// Bytes, easy to read
 export const size = bytes => bytes < 1e9 ? `${Math.round(bytes/1e6)} MB` : `${(bytes/1e9).toFixed(1)} GB`

@@ -1,4 +1,4 @@
-// Everything that takes long: the scan, the network and the mask live here, and the page asks for what it shows.
+// Everything slow: the worker holds the scan, the network and the mask, and the page requests what it shows.
 import * as ort from './vendor/ort.js'
 import {BadInput, Stopped, size} from './words.js'
 import {beside, copyPlane} from './volume.js'
@@ -23,7 +23,7 @@ async function bytesOf(name) {
 async function start({threads}) {
   const meta = JSON.parse(new TextDecoder().decode(await bytesOf('model.json'))), raw = await bytesOf('liver.onnx')
   if (sha256(raw) !== meta.onnx_sha256)
-    throw new BadInput(`liver.onnx: has the SHA-256 ${sha256(raw).slice(0, 8)}…, and model.json promises `
+    throw new BadInput(`liver.onnx: has the SHA-256 ${sha256(raw).slice(0, 8)}…, but model.json gives `
                        + `${meta.onnx_sha256.slice(0, 8)}…; it is damaged or another file, reload the page`)
   ort.env.wasm.wasmBinary = await bytesOf('vendor/ort.wasm')
   ort.env.wasm.wasmPaths = {mjs: here('vendor/ort-threads.js')}
@@ -39,7 +39,7 @@ async function start({threads}) {
   say('ready', {threads: ort.env.wasm.numThreads})
 }
 
-// Files do not bring their paths along, so they come beside them
+// Files arrive without their paths, which are sent beside them
 function withPath({file, path, folder}) {
   return Object.defineProperties(file, {name: {value: path.split('/').at(-1)}, path: {value: path}, folder: {value: folder}})
 }
@@ -70,7 +70,7 @@ async function scan({files, thorough, name}) {
   tell({seconds: seconds()})
 }
 
-// What was found, where most of it is, and its surface
+// Post the result, the planes with most of it, and its surface
 function tell(more = {}) {
   const solid = surface(vol, found.mask), counts = vol.shape.map(n => new Uint32Array(n)), [nx, ny, nz] = vol.shape
   const {strides: [sx, sy, sz], start: begin} = vol
@@ -90,7 +90,7 @@ async function threshold({value}) {
   if (!found) return
   wanted = value
   await breathe()
-  if (wanted !== value || !found) return // a later one has come in
+  if (wanted !== value || !found) return // a newer value has arrived
   found.retake(value)
   tell()
 }
@@ -109,7 +109,7 @@ onmessage = async ({data: {task, ...how}}) => {
     if (e instanceof Stopped) say('stopped')
     else if (e instanceof BadInput) say('wrong', {text: e.message, task})
     else if (e instanceof RangeError && /alloc|length/i.test(e.message))
-      say('wrong', {text: `${how.name ?? 'scan'}: does not fit into the memory that this browser gives a page; close other `
+      say('wrong', {text: `${how.name ?? 'scan'}: does not fit into the memory that this browser gives to a page; close other `
                     + 'tabs, or use `liverseg predict` on the command line', task})
     else say('wrong', {text: `${how.name ?? 'scan'}: could not be segmented (${e.message}); report this`, task})
   }
