@@ -761,7 +761,6 @@ def test_it_fits_and_can_be_used_by_keyboard(served, browser):
 
 
 @needs_browser
-@pytest.mark.all
 def test_the_second_visit_needs_no_network(built, browser, phantom, tmp_path):
     server = Served(built)
     Page(browser, server.address)
