@@ -669,7 +669,7 @@ def test_scans_in_other_wrappings(scans, subject, model, tmp_path):
     for end in ('hdr', 'img'): (tmp_path / f'c.{end}').rename(tmp_path / f'C.{end.upper()}')
     (tmp_path / 'b.nii.bz2').write_bytes(b'BZh9')
     table = predict_folder(tmp_path, tmp_path / 'out', model, device='cpu', say=lambda s: None)
-    assert table['error'].notna().tolist() == [True, False] and 'b.nii.bz2: is no NIfTI' in table['error'][0]
+    assert table['error'].notna().tolist() == [True, False] and 'b.nii.bz2: is neither NIfTI' in table['error'][0]
     (tmp_path / 'C.IMG').rename(tmp_path / 'C.gone')
     assert 'which is not there' in complaint(read_volume, tmp_path / 'C.HDR')
 

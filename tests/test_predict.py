@@ -262,7 +262,8 @@ def test_endings_of_all_kinds(cohort, model, tmp_path):
     (tmp_path / 'in/d.nrrd').write_text('NRRD0004')
     (tmp_path / 'in/notes.txt').write_text('mine')
     done = run('predict', tmp_path / 'in', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=1)
-    assert '3 scan(s), 1 failed' in done.stdout and 'd.nrrd: is no NIfTI' in done.stderr and 'notes.txt' in done.stderr
+    assert '3 scan(s), 1 failed' in done.stdout
+    assert 'd.nrrd: is neither NIfTI' in done.stderr and 'notes.txt' in done.stderr
     one, other = (np.asarray(nib.load(tmp_path / f'out/{n}.nii.gz').dataobj) for n in 'Bc')
     assert (one == other).all()
 
