@@ -57,18 +57,8 @@ def in_page(scan, address, driver, threads):
     return times, voxels
 
 
-def chromium():
-    import shutil
-    from selenium import webdriver
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which('chromium')
-    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
-                 '--disable-dev-shm-usage'):
-        options.add_argument(flag)
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which('chromedriver')))
-
-
 def main():
+    from conftest import chromium
     from make_web import alone
     from test_web import Served
     parser = argparse.ArgumentParser()

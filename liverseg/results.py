@@ -16,7 +16,7 @@ import numpy as np
 from . import __version__
 from .dicom_files import is_dicom, is_dicom_file
 from .nifti import to_stored_grid, write_map
-from .seg import is_our_seg, write_seg
+from .seg import is_our_seg, seg_writer, write_seg
 from .work import BadInput, atomic_write
 
 # %% ../nbs/65_results.ipynb #254fe31b
@@ -76,11 +76,7 @@ def check_mask_place(
     scan, # the scan that it is made from
 ):
     "Raise `BadInput` if a mask must not be written there"
-    if not is_mask_name(out):
-        raise BadInput(f'{out}: a mask is written as NIfTI or DICOM SEG; let its name end in .nii.gz or .dcm')
-    if is_seg_name(out) and not (is_dicom(Path(scan)) or is_dicom_file(Path(scan))):
-        raise BadInput(f'{out}: a DICOM SEG refers to the files of a DICOM series, and {scan} is not DICOM; '
-                       'let its name end in .nii.gz')
+    _check_format(out, Path(scan))
     if out.is_dir(): raise BadInput(f'{out}: is a folder; give another name for the mask')
     if out.resolve() == Path(scan).resolve():
         raise BadInput(f'{out}: is the scan itself; give another name for the mask')
@@ -95,6 +91,16 @@ def _is_ours(path, out):
     "Did we write this? A mask says so itself, a result by its content, a preview by the result or mask beside it"
     if is_mask_name(path.name): return is_signed(path)
     return read_result(out) is not None or path.suffix == '.png' and is_signed(out)
+
+# %% ../nbs/65_results.ipynb #e98da873
+def _check_format(out, scan):
+    "Raise `BadInput` if the name's ending cannot be written for this scan"
+    if not is_mask_name(out):
+        raise BadInput(f'{out}: a mask is written as NIfTI or DICOM SEG; let its name end in .nii.gz or .dcm')
+    if is_seg_name(out) and not (is_dicom(scan) or is_dicom_file(scan)):
+        raise BadInput(f'{out}: a DICOM SEG refers to the files of a DICOM series, and {scan} is not DICOM; '
+                       'let its name end in .nii.gz')
+    if is_seg_name(out): seg_writer(out) # before the work, if it is not installed
 
 # %% ../nbs/65_results.ipynb #8d76aa53
 def check_out_folder(

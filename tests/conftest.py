@@ -10,6 +10,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / 'shared' / 'data'
 LIVERSEG = [str(Path(sys.executable).with_name('liverseg'))]
+BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
+needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason='needs chromium and chromedriver')
+
+
+def chromium(**prefs):
+    "Chromium without a window, which logs its console and its requests"
+    webdriver = pytest.importorskip('selenium.webdriver')
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
+                 '--disable-dev-shm-usage'):
+        options.add_argument(flag)
+    options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
+    options.add_experimental_option('prefs', prefs)
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
 
 
 def run(*args, ok=None, env=None, **kwargs):

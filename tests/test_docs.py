@@ -2,20 +2,17 @@
 narrow screen."""
 import json
 import re
-import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlparse
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, chromium, needs_browser
 
 pytest.importorskip('smalldocs')
-webdriver = pytest.importorskip('selenium.webdriver')
 WebDriverWait = pytest.importorskip('selenium.webdriver.support.wait').WebDriverWait
-BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason='needs chromium and chromedriver')
+pytestmark = needs_browser
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -36,13 +33,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
-                 '--disable-dev-shm-usage'):
-        options.add_argument(flag)
-    options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver = chromium()
     yield driver
     driver.quit()
 

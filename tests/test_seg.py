@@ -871,3 +871,12 @@ def test_a_seg_of_a_nifti_scan(night, tmp_path):
     assert not list(tmp_path.iterdir())
     done = run('predict', night / 'series', tmp_path / 'mask.dcm', '--date', 'yesterday', ok=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_without_the_writer_nothing_is_segmented(night, tmp_path):
+    "The place for the mask is refused, which comes before the network"
+    code = ('import sys; sys.modules["highdicom"] = None\nfrom pathlib import Path\n'
+            'from liverseg.results import check_mask_place\ncheck_mask_place(Path(sys.argv[1]), sys.argv[2])')
+    done = subprocess.run([sys.executable, '-c', code, tmp_path / 'mask.dcm', night / 'series'],
+                          capture_output=True, text=True)
+    assert "run pip install -e '.[seg]' in the checkout" in done.stderr

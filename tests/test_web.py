@@ -13,7 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT, shared
+from conftest import ROOT, chromium, needs_browser, shared
 
 from liverseg.cases import read_volume
 from liverseg.check import histogram, judge_mask, lung_like, not_hu
@@ -391,8 +391,6 @@ def same_series(answer, folder, name):
 
 # The page itself
 
-BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
-needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason='needs chromium and chromedriver')
 
 
 class Served:
@@ -436,17 +434,8 @@ def downloads(tmp_path_factory): return tmp_path_factory.mktemp('downloads')
 
 @pytest.fixture(scope='session')
 def browser(downloads):
-    webdriver = pytest.importorskip('selenium.webdriver')
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
-                 '--disable-dev-shm-usage'):
-        options.add_argument(flag)
-    options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
-    options.add_experimental_option('prefs',
-                                    {'download.default_directory': str(downloads),
-                                     'profile.default_content_setting_values.automatic_downloads': 1})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver = chromium(**{'download.default_directory': str(downloads),
+                         'profile.default_content_setting_values.automatic_downloads': 1})
     yield driver
     driver.quit()
 
