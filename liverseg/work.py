@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['printable', 'BadInput', 'Note', 'as_cell', 'from_cell', 'atomic_write', 'check_target', 'staged', 'whole_folder',
-           'staging', 'watched', 'track', 'each', 'file_sha256', 'package_text']
+           'staging', 'watched', 'track', 'WorkerLost', 'each', 'file_sha256', 'package_text']
 
 # %% ../nbs/91_work.ipynb #e082a801
-import hashlib, json, multiprocessing, os, re, shutil, sys, threading, unicodedata
-from concurrent.futures import ProcessPoolExecutor
+import hashlib, json, multiprocessing, os, pickle, re, shutil, sys, threading, unicodedata
+from collections import deque
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -186,6 +188,9 @@ def track(
     return progress_bar(items, total=total, leave=False) if watched() else items
 
 # %% ../nbs/91_work.ipynb #a567e295
+class WorkerLost(BadInput):
+    "A worker ended without an answer, each time that it got this item"
+
 def _die_with_parent():
     "End this worker as soon as its parent is gone"
     parent = multiprocessing.parent_process()
@@ -194,18 +199,76 @@ def _die_with_parent():
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+class _Processes(Executor):
+    "Processes of this machine, made anew when one of them was killed"
+    def __init__(self, workers): self.workers, self.pool = workers, None
+    def submit(self, func, *args):
+        try: return self.pool.submit(func, *args)
+        except (AttributeError, BrokenProcessPool): # there is none yet, or no longer
+            self.pool = ProcessPoolExecutor(self.workers, initializer=_die_with_parent)
+            return self.pool.submit(func, *args)
+    def shutdown(self, wait=True, **how):
+        if self.pool: self.pool.shutdown(wait, **how)
+
+
+# %% ../nbs/91_work.ipynb #a9e73b21
+def _tried(func, items):
+    "Of each item its value and None, or None and what was raised, in a form that another process can read"
+    return [_value_or_error(func, item) for item in items]
+
+def _value_or_error(func, item):
+    try: return func(item), None
+    except Exception as e:
+        try: return None, pickle.loads(pickle.dumps(e))
+        except Exception: return None, RuntimeError(f'{type(e).__name__}: {_first_line(e)}')
+
+def _answers(func, items, pool, batch, ahead):
+    "Yield the value or error of each item in order; at most `ahead` tasks are under way"
+    tasks = (items[i:i + batch] for i in range(0, len(items), batch))
+    under_way, work = deque(), partial(_tried, func)
+    for task in tasks:
+        under_way.append((task, pool.submit(work, task)))
+        if len(under_way) >= ahead: yield from _answer(work, *under_way.popleft(), pool)
+    while under_way: yield from _answer(work, *under_way.popleft(), pool)
+
+def _answer(work, task, future, pool, tries=3):
+    "What a task gave; if its worker was lost, its items are tried again, one at a time"
+    try: return future.result()
+    except CancelledError: raise # the pool is gone
+    except Exception as e: lost = (None, _lost(e))
+    if not tries: return [lost]*len(task)
+    return [answer for item in task for answer in _answer(work, [item], pool.submit(work, [item]), pool, tries - 1)]
+
+def _lost(e):
+    return WorkerLost(f'a worker was stopped by the system each time ({type(e).__name__}), most likely because '
+                      'memory ran out; give the same command again with fewer --workers')
+
+
+# %% ../nbs/91_work.ipynb #91b81a70
 def each(
     func, # picklable, takes one item
     items, # a list
     workers: int = 1, # processes; 1: none beside this one
+    pool=None, # any concurrent.futures.Executor, instead of processes of this machine
+    batch: int = 1, # items in one task of the pool
+    failed=None, # takes an item and what was raised, and gives the value to yield; without it, the first error ends all
 ):
-    "Yield `func(item)` for each item in order, over `workers` processes, with progress"
-    if workers <= 1 or len(items) < 2: yield from map(func, track(items)); return
-    with ProcessPoolExecutor(min(workers, len(items)), initializer=_die_with_parent) as pool:
-        try: yield from track(pool.map(func, items), len(items))
-        except BrokenProcessPool:
-            raise BadInput(f'one of {workers} workers was stopped by the system, most likely because memory ran out; '
-                           'give the same command again with fewer --workers')
+    "Yield `func(item)` for each item in order, over `workers` processes or a pool, with progress; raises `WorkerLost`"
+    if pool is None and (workers <= 1 or len(items) < 2):
+        yield from map(partial(_yielded, func, failed), track(items)); return
+    own = _Processes(min(workers, len(items))) if pool is None else nullcontext(pool)
+    with own as pool:
+        answers = _answers(func, items, pool, batch, getattr(pool, 'ahead', 4*workers))
+        for item, (value, error) in track(zip(items, answers), len(items)):
+            if error and not failed: raise error
+            yield failed(item, error) if error else value
+
+def _yielded(func, failed, item):
+    try: return func(item)
+    except Exception as e:
+        if failed is None: raise
+        return failed(item, e)
+
 
 # %% ../nbs/91_work.ipynb #d7129a9c
 def file_sha256(

@@ -363,6 +363,14 @@ def test_a_worker_that_the_system_stopped():
     assert 'fewer --workers' in complaint(list, each(_killed, [0, 1, 2, 3], 2))
 
 
+def test_only_the_item_that_stops_its_worker_is_lost():
+    "Those that were under way beside it are tried again"
+    lost = lambda item, error: f'{item}: {type(error).__name__}'
+    wanted = [0, '1: WorkerLost', *range(2, 20)]
+    assert list(each(_killed, list(range(20)), 2, failed=lost)) == wanted
+    assert list(each(_killed, list(range(20)), 2, batch=4, failed=lost)) == wanted
+
+
 def test_weights_that_are_no_numbers(model, tmp_path):
     import shutil
     import torch
