@@ -16,6 +16,7 @@ import numpy as np
 
 from .archive import natural_key
 from .dicom_files import _hu, _LPS, _PHASE_TAGS, _pictures_in, _stored_pixels
+from .volume import Grid
 from .work import BadInput
 
 # %% ../nbs/13_dicom.ipynb #40d7d15b
@@ -270,4 +271,5 @@ def series_image(
     img.set_qform(series.affine, code=0 if sheared else 1)
     img.set_sform(series.affine, code=1)
     img.header.set_xyzt_units('mm')
+    img.extra['grid'] = Grid.of(series.affine) # the header rounds to float32
     return img, series.notes

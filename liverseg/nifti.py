@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from isal import isal_zlib
 
-from .volume import AIR, Volume, fill_outside, fill_padding, in_memory_order
+from .volume import AIR, Grid, Volume, fill_outside, fill_padding, in_memory_order
 from .work import BadInput, Note, _first_line, atomic_write
 
 # %% ../nbs/12_nifti.ipynb #d667187e
@@ -195,6 +195,7 @@ def as_volume(
     "Bring a NIfTI image into canonical orientation; raises `BadInput`"
     data, affine = _voxels(img, path), _affine_mm(img, path)
     notes = list({n.code: n for n in (*_header_notes(img, affine, data.shape), *notes)}.values())
+    grid = img.extra.get('grid') or Grid.of(affine, np.multiply(img.header.get_zooms()[:3], _unit(img)))
     ornt = nib.io_orientation(affine)
     affine = affine @ nib.orientations.inv_ornt_aff(ornt, data.shape)
     data, n = fill_outside(nib.apply_orientation(data, ornt), path, fill)
@@ -203,7 +204,7 @@ def as_volume(
         data, n, low = fill_padding(data)
         if low < 1.5*AIR or n > 1e-3*data.size:
             notes.append(Note('padding', f'{n} voxels of padding (down to {low:g}) were filled with air'))
-    return Volume(data, affine, img.header, ornt, Path(path), notes)
+    return Volume(data, affine, img.header, ornt, Path(path), notes, grid)
 
 # %% ../nbs/12_nifti.ipynb #4cdc5324
 # mm per unit of the file: a metre, a micron, and 1 mm for anything else
