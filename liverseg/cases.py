@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'read_volume', 'liver_mask', 'NoLiver', 'read_mask', 'masks
            'read_labels', 'read_case']
 
 # %% ../nbs/15_cases.ipynb #eaeaf005
-import io
+import io, os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,16 +21,19 @@ from .dicom_files import _LPS, _pictures_in, _stored_pixels, is_dicom, is_dicom_
 from .nifti import as_volume, read_nifti
 from .outlines import dicom_mask_volume
 from .segments import references_of
+from .itk_files import is_itk_file
+from .slicer import itk_volume, on_scan
 from .volume import AIR, Volume, check_same_grid, in_memory_order
 from .work import BadInput, Note, _first_line
 
 # %% ../nbs/15_cases.ipynb #3d64be41
 def read_volume(
-    path, # a NIfTI file, a folder with a DICOM series, or a DICOM file, which may be a SEG
+    path, # a file of NIfTI or ITK, a folder with a DICOM series, or a DICOM file, which may be a SEG
     fill=AIR, # replaces NaN outside the field of view; 0 for a mask
 ) -> Volume: # RAS, finite
     "Read a scan or a mask into canonical orientation; raises `BadInput`"
     path = Path(path)
+    if is_itk_file(path) and not os.path.isdir(path): return itk_volume(path, fill)
     if not (is_dicom(path) or is_dicom_file(path)): return read_nifti(path, fill)
     if references_of(path): return dicom_mask_volume(path)
     img, notes = series_image(path)
@@ -82,7 +85,7 @@ def _values(data):
 
 # %% ../nbs/15_cases.ipynb #fe0274d5
 def read_mask(
-    path, # a NIfTI file, or a folder or file of DICOM that holds nothing but labels
+    path, # a file of NIfTI or ITK, or a folder or file of DICOM that holds nothing but labels
     labels: tuple = (), # the labels that are liver; empty: 1, 255, or 1 and 2
 ) -> Volume: # uint8, 0 or 1, RAS
     "Read a mask into canonical orientation, the liver as 1; raises `BadInput` for unknown labels"
@@ -183,8 +186,8 @@ class Case:
     "One subject's files"
     subject: str
     split: str # train, valid or test
-    image: Path|None # NIfTI file, or folder with a DICOM series
-    mask: Path|None = None # NIfTI file, or folder with one picture per slice; None: only to be segmented
+    image: Path|None # file of NIfTI or ITK, or folder with a DICOM series
+    mask: Path|None = None # file of NIfTI or ITK, or folder with one picture per slice; None: only to be segmented
     tumours: tuple = () # further masks, painted over the first as label 2
     liver: tuple = () # the labels that count as liver; empty: those that liver_mask understands
     names: Path|None = None # a dataset.json that says what the labels mean
@@ -213,7 +216,7 @@ def read_labels(
     "Read a case's image and its labels as they are; raises `BadInput`"
     if case.error: raise BadInput(case.error)
     series = read_series(case.image) if is_dicom(case.image) or is_dicom_file(case.image) else None
-    vol = read_nifti(case.image) if series is None else _from_series(series, case.image)
+    vol = read_volume(case.image) if series is None else _from_series(series, case.image)
     labels = case.mask and _labels_on(case.mask, vol, series)
     if labels and case.tumours: labels = replace(labels, data=(labels.data > 0).astype(np.uint8))
     for path in case.tumours if labels else (): labels.data[_labels_on(path, vol, series).data > 0] = 2
@@ -228,7 +231,7 @@ def _from_series(series, path):
 def _labels_on(path, vol, series):
     "The labels of a file, or of a folder with one picture per slice, on the scan's grid"
     if references_of(path): labels = dicom_mask_volume(path, series or vol)
-    elif not is_dicom(path): labels = read_volume(path, fill=0)
+    elif not is_dicom(path): labels = on_scan(read_volume(path, fill=0), vol)
     elif series is None:
         raise BadInput(f'{path}: is a folder, which can only be the mask of a DICOM series; give the mask of '
                        f'{vol.path} as NIfTI')

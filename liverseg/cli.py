@@ -241,7 +241,7 @@ def _asked_for(options):
 
 # %% ../nbs/93_cli.ipynb #88a10517
 _MASKS = (
-    click.option('--pred', metavar='FOLDER', help='Instead of a model: folder with predicted NIfTI masks of any tool.'),
+    click.option('--pred', metavar='FOLDER', help='Instead of a model: folder with predicted masks of any tool.'),
     click.option('--truth', metavar='FOLDER', help='With --pred: folder with the true masks, under the same names.'),
     click.option('--liver', type=_LABELS, default=(), show_default='1, 255, or 1 and 2',
                  help='With --pred: labels that count as liver.'),
@@ -329,10 +329,11 @@ _SEGMENTING = (
 def predict(scan, out, model, post, overwrite, date, also, batch_size, **options):
     """Segment the liver in one scan, or in a folder of scans.
 
-    SCAN is a NIfTI file or a folder with a DICOM series. OUT becomes its mask, on the scan's own grid: NIfTI, or, if
-    the name ends in .dcm, a DICOM SEG of the series. Findings (.json) and a picture (.png) are written beside it.
-    If SCAN is a folder of NIfTI files or of folders with DICOM, OUT becomes a folder with one mask per scan,
-    results.csv, and triage.html, which lists the worst masks first.
+    SCAN is a file of NIfTI, NRRD or MetaImage, or a folder with a DICOM series. OUT becomes its mask, on the scan's own
+    grid, in the format that the name asks for: .nii.gz, .nrrd, .seg.nrrd (3D Slicer's), .mha, .mhd, or .dcm for a DICOM
+    SEG of the series. Findings (.json) and a picture (.png) are written beside it. If SCAN is a folder of such files or
+    of folders with DICOM, OUT becomes a folder with one mask per scan, results.csv, and triage.html, which lists the
+    worst masks first.
 
     No training is needed: a trained network ships with liverseg. Research software, not a medical device."""
     from liverseg.cases import spacing_known

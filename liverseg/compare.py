@@ -6,7 +6,7 @@
 __all__ = ['mask_pairs', 'measure_pair', 'evaluate_masks', 'compare_reports', 'read_cases', 'add_comparison']
 
 # %% ../nbs/52_compare.ipynb #d7cfb761
-import json, os, re
+import json, os
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from scipy.stats import wilcoxon
 
 from .manifest import read_table
 from .cases import liver_mask, NoLiver, read_volume, spacing_known
+from .itk_files import bare_name, is_volume_name
+from .slicer import on_scan
 from .metrics import TOLERANCE, distances
 from .tables import MEASURES, bootstrap_mean, case_table, slice_row, summarise
 from .report import REPORT_FILES, compared_section, with_section, write_report
@@ -31,7 +33,7 @@ def mask_pairs(
 ) -> list: # (name, predicted file, true file)
     "The masks of two folders by their names; raises `BadInput`"
     ours, true = _named_masks(pred), _named_masks(truth)
-    if not true: raise BadInput(f'{truth}: holds no NIfTI file; give a folder with the true masks')
+    if not true: raise BadInput(f'{truth}: holds no NIfTI file and none of ITK; give a folder with the true masks')
     if missing := [n for n in true if n not in ours]:
         raise BadInput(f'{pred}: has no mask for {len(missing)} of the {len(true)} cases of {truth} '
                        f'({_few(missing)}); put one there for each, an empty one where nothing was found')
@@ -43,14 +45,13 @@ def _few(names): return ', '.join(names[:3]) + ' …'*(len(names) > 3)
 
 # %% ../nbs/52_compare.ipynb #fcf307d4
 def _named_masks(folder):
-    "Name to file of a folder's NIfTI files"
+    "Name to file of a folder's NIfTI and ITK files"
     folder = Path(folder)
-    if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with one NIfTI mask per case')
-    files = [p for p in sorted(folder.iterdir())
-             if p.name.lower().endswith(('.nii', '.nii.gz', '.hdr')) and p.name[0] != '.']
+    if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with one mask per case')
+    files = [p for p in sorted(folder.iterdir()) if is_volume_name(p.name) and p.name[0] != '.']
     if odd := [p for p in files if printable(p.name) != p.name]:
         raise BadInput(f'{odd[0]}: has characters in its name that no table can hold; rename it')
-    named = {re.sub(r'\.(nii(\.gz)?|hdr)$', '', p.name, flags=re.IGNORECASE): p for p in files}
+    named = {bare_name(p.name): p for p in files}
     if twice := [p for p in files if p not in named.values()]:
         raise BadInput(f'{twice[0]}: is there in two forms, so which one is meant is unknown; keep one')
     return named
@@ -65,6 +66,7 @@ def measure_pair(
     "Read a case's two masks and measure them; raises `BadInput`"
     name, *files = pair
     vols = [read_volume(f, fill=0) for f in files]
+    vols = [on_scan(vols[0], vols[1]), on_scan(vols[1], vols[0])]
     check_same_grid(vols[1], vols[0])
     pred, odd = _predicted(vols[0], pred_liver or liver)
     true = liver_mask(vols[1], liver)

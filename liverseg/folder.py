@@ -12,9 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from .dicom_files import is_dicom, is_dicom_file, study_of
+from .itk_files import is_volume_name
 from .post import DEFAULT_STEPS, STEPS
 from .predict import Segmenter, predict
-from .results import check_out_folder, is_mask_name, is_signed, made_from, read_result, scan_name, side_files
+from .results import (check_out_folder, is_mask_name, is_signed, made_from, read_result, scan_name, side_files,
+                              voxels_of)
+from .slicer import is_slicer_name
 from .trust import triage_page, triage_path, worst_first
 from .tta import tta_remark
 from .work import BadInput, _first_line, as_cell, atomic_write, printable
@@ -22,14 +25,14 @@ from .work import BadInput, _first_line, as_cell, atomic_write, printable
 # %% ../nbs/66_folder.ipynb #fdc1e245
 def scans_in(
     folder,
-    out='', # where the answer goes: a NIfTI name asks for the one scan that loose slices are, whatever else is there
-) -> list: # Path: NIfTI files, folders and zip archives with DICOM; no masks and maps of ours
+    out='', # where the answer goes: a mask's name asks for the one scan that loose slices are, whatever else is there
+) -> list: # Path: files of NIfTI and ITK, folders and zip archives with DICOM; no masks and maps of ours
     "The scans of a folder; empty if it is one scan itself, a DICOM series or a study of several; raises `BadInput`"
     inside = sorted(p for p in Path(folder).iterdir() if p.name[0] != '.') if Path(folder).is_dir() else []
     if is_mask_name(out) and any(map(is_dicom_file, inside)): return []
     studies = {p: study for p in inside if is_dicom(p) and (study := study_of(p))}
-    nifti = [p for p in inside if p.name.lower().endswith(('.nii', '.nii.gz', '.hdr')) and not is_signed(p)]
-    scans = [p for p in inside if p in studies or p in nifti]
+    files = [p for p in inside if is_volume_name(p.name) and not is_slicer_name(p) and not is_signed(p)]
+    scans = [p for p in inside if p in studies or p in files]
     if len(scans) == len(studies) and len(set(studies.values())) < 2: return []
     seen = {scan_name(p): p for p in scans}
     if odd := [p for p in scans if printable(p.name) != p.name]:
@@ -40,14 +43,15 @@ def scans_in(
 
 # %% ../nbs/66_folder.ipynb #0f79a268
 PACKED = tuple(f'{kind}.{pack}' for kind in ('.nii', '.img') for pack in ('gz', 'bz2', 'xz', 'zst', 'z', '7z', 'rar'))
-SCAN_LIKE = ('.mha', '.mhd', '.nrrd', '.mgz', '.mgh', '.img', '.dcm', '.ima', *PACKED) # scans that are not read as such
+SCAN_LIKE = ('.mgz', '.mgh', '.img', '.dcm', '.ima', *PACKED) # scans that are not read as such
 
 def _left_out(folder, scans, say):
     "Rows for what looks like a scan and cannot be read, one for all loose DICOM files; everything else is named"
     rest = _not_scans(folder, scans)
     loose = [p for p in rest if is_dicom_file(p) and not is_signed(p)] # a SEG of ours is not a scan
     like = [p for p in rest if p.name.lower().endswith(SCAN_LIKE) and p not in loose]
-    rows = [dict(scan=p.name, error=f'{p}: is neither NIfTI nor DICOM; convert it to .nii.gz') for p in like]
+    rows = [dict(scan=p.name, error=f'{p}: is neither NIfTI, NRRD, MetaImage nor DICOM; convert it to '
+                                            '.nii.gz') for p in like]
     if loose: rows.append(dict(scan=loose[0].name, error=f'{loose[0]}: is one of {len(loose)} loose DICOM files; '
                                                          'put each series into a folder of its own'))
     if others := [printable(p.name) for p in rest if p not in loose and p not in like]:
@@ -58,16 +62,12 @@ def _left_out(folder, scans, say):
 # %% ../nbs/66_folder.ipynb #2e1820cb
 def _not_scans(folder, scans):
     "What lies in a folder and is no scan of ours, nor the voxels of one"
-    rest = [p for p in sorted(Path(folder).iterdir()) if p not in scans and p.name[0] != '.']
-    return [p for p in rest if not _voxels_of(p, scans)]
-
-def _voxels_of(path, scans):
-    "Are these the voxels of a .hdr among the scans?"
-    return path.suffix.lower() == '.img' and {path.with_suffix('.hdr'), path.with_suffix('.HDR')} & {*scans}
+    known = {*scans, *(p for scan in scans for p in voxels_of(scan))}
+    return [p for p in sorted(Path(folder).iterdir()) if p not in known and p.name[0] != '.']
 
 # %% ../nbs/66_folder.ipynb #2fe46680
 def predict_folder(
-    scans, # folder of NIfTI files, and of folders or archives with DICOM
+    scans, # folder of files of NIfTI and ITK, and of folders or archives with DICOM
     out, # folder for the masks
     model='liver', # as for predict
     overwrite: bool = False, # also segment what is done

@@ -58,7 +58,7 @@ class ItkHead:
     placed: bool # does the header say where the axes point?
     pairs: dict = field(default_factory=dict) # what else it says, as text
 
-# %% ../nbs/71_itk.ipynb #bd52709a
+# %% ../nbs/71_itk.ipynb #047b61ef
 _MOST_HEAD = 2**22 # bytes; a hundred segments of 3D Slicer need 100 kB
 
 def open_itk(
@@ -74,8 +74,8 @@ def open_itk(
         _check_itk_head(head)
     except BadInput: raise
     except Exception as e: # a hostile header can raise nearly anything
-        raise BadInput(f'{path}: its header cannot be read ({_first_line(e)}); it is damaged or of another format, copy '
-                       'or export it again')
+        raise BadInput(f'{path}: its header cannot be read ({_first_line(e)}); it is damaged or of another format, '
+                       'copy or export it again')
     return head
 
 # %% ../nbs/71_itk.ipynb #2df9080f
@@ -125,7 +125,7 @@ def _nrrd_head(path, raw):
     dtype = _itk_type(fields['type'], fields.get('endian', '').lower() == 'big')
     return ItkHead(path, sizes, space, dtype, packing, data, start, grid, placed, pairs)
 
-# %% ../nbs/71_itk.ipynb #67fa3a7d
+# %% ../nbs/71_itk.ipynb #03377b39
 def _nrrd_grid(fields, n):
     "The axes in space, their grid, and whether the header says where they point"
     text = fields.get('spacedirections')
@@ -133,7 +133,8 @@ def _nrrd_grid(fields, n):
                for v in re.findall(r'none|\([^)]*\)', text or '')] or [None]*n
     kinds = fields.get('kinds', '').lower().split() or ['domain']*n
     if not len(vectors) == len(kinds) == n: raise ValueError('its axes are described in part')
-    space = [i for i in range(n) if (vectors[i] is not None if text else kinds[i] in ('domain', 'space', '???', 'none'))]
+    inside = [vectors[i] is not None if text else kinds[i] in ('domain', 'space', '???', 'none') for i in range(n)]
+    space = [i for i in range(n) if inside[i]]
     flip = _SPACES.get(fields.get('space', '').lower())
     odd = {*re.findall(r'"([^"]*)"', fields.get('spaceunits', ''))} - {'', '???', 'mm', 'millimeter', 'millimeters'}
     if odd: raise ValueError(f'it counts in {min(odd)} instead of mm')
@@ -144,7 +145,7 @@ def _nrrd_grid(fields, n):
     with np.errstate(all='ignore'): directions = steps*(1/length)[:, None] # as ITK rounds it
     return space, Grid(steps, length, directions, np.array(at)*(flip or 1) + 0), bool(flip and text)
 
-# %% ../nbs/71_itk.ipynb #5678d70e
+# %% ../nbs/71_itk.ipynb #52b98e4b
 def _meta_head(path, raw):
     "The header of a MetaImage file"
     last = re.search(rb'^[ \t]*ElementDataFile[ \t]*=[ \t]*([^\r\n]*)\r?\n?', raw, re.MULTILINE)
@@ -157,11 +158,11 @@ def _meta_head(path, raw):
     if len(sizes) != int(fields['NDims']): raise ValueError(f'it has {len(sizes)} sizes')
     space, grid, placed = _meta_grid(first, len(sizes))
     packing = 'text' if first('BinaryData').lower() == 'false' else 'gzip' if yes('CompressedData') else 'raw'
-    dtype = _itk_type(fields['ElementType'].removesuffix('_ARRAY'), yes('BinaryDataByteOrderMSB', 'ElementByteOrderMSB'))
+    dtype = _itk_type(fields['ElementType'], yes('BinaryDataByteOrderMSB', 'ElementByteOrderMSB'))
     if channels > 1: sizes, space = (channels, *sizes), [i + 1 for i in space]
     name = last[1].decode('utf-8', 'replace').strip()
     if name.lower() == 'local': data, start = path, last.end()
-    else: data, start = _beside(path, name), int(first('HeaderSize') or 0)
+    else: data, start = _named_voxels(path, name), int(first('HeaderSize') or 0)
     return ItkHead(path, sizes, space, dtype, packing, data, start, grid, placed, fields)
 
 # %% ../nbs/71_itk.ipynb #b484684d
@@ -175,8 +176,8 @@ def _meta_grid(first, n):
     at = np.array((_floats(first('Offset', 'Position', 'Origin')) or [0.]*n)[:3])
     return [*range(n)], Grid(directions*spacing[:, None], spacing, directions, at), bool(matrix)
 
-# %% ../nbs/71_itk.ipynb #7c734d21
-def _beside(path, name):
+# %% ../nbs/71_itk.ipynb #2ccc2b9a
+def _named_voxels(path, name):
     "The file with the voxels that a header names; raises `BadInput` unless it lies in the header's folder"
     plain = PurePosixPath(name.replace('\\', '/'))
     if name.upper().startswith('LIST') or '%' in name:
@@ -193,9 +194,9 @@ def _nrrd_data(path, fields, packing, end):
     name, lines = fields.get('datafile'), int(fields.get('lineskip') or 0)
     skip = int(fields.get('byteskip') or 0)
     if lines or skip and packing != 'raw': raise ValueError('its voxels begin after lines or bytes to be skipped')
-    return (path, end + skip if skip >= 0 else -1) if name is None else (_beside(path, name), skip)
+    return (path, end + skip if skip >= 0 else -1) if name is None else (_named_voxels(path, name), skip)
 
-# %% ../nbs/71_itk.ipynb #221f52ca
+# %% ../nbs/71_itk.ipynb #0eea3eba
 _SHRINKS = 200 # times, beyond 4 GiB; scans shrink to between 50 % and 10 %
 
 def _unpacked(head, need):
@@ -204,15 +205,15 @@ def _unpacked(head, need):
         f.seek(head.start)
         raw = f.read()
     if need > max(2**32, _SHRINKS*len(raw)):
-        raise BadInput(f'{head.path}: unpacks to {need/2**30:.0f} GiB, more than {_SHRINKS} times its size; look whether '
-                       'its header is right')
+        raise BadInput(f'{head.path}: unpacks to {need/2**30:.0f} GiB, more than {_SHRINKS} times its size; look '
+                       'whether its header is right')
     if raw[:2] == b'\x1f\x8b': return _inflated(raw, need, verify=True)
     part = bz2.BZ2Decompressor() if head.packing == 'bzip2' else isal_zlib.decompressobj()
     found = part.decompress(raw, need + 1)
     if len(found) <= need and not part.eof: raise EOFError
     return found[:need], len(found) > need
 
-# %% ../nbs/71_itk.ipynb #86b5047b
+# %% ../nbs/71_itk.ipynb #d7b9493e
 def itk_voxels(
     head: ItkHead,
 ) -> tuple: # the voxels, first the axes that are not in space and then (i, j, k), and whether the file goes on
@@ -228,7 +229,8 @@ def itk_voxels(
         else: found, more = np.fromfile(head.data, np.uint8, need, offset=start), size > start + need
         if len(found) < need: raise EOFError
     except (EOFError, OSError, ValueError, zlib.error, isal_zlib.error):
-        raise BadInput(f'{head.path}: is truncated or damaged, its {need} bytes of voxels cannot be read; copy it again')
+        raise BadInput(f'{head.path}: is truncated or damaged, its {need} bytes of voxels cannot be read; copy it '
+                       'again')
     except (MemoryError, OverflowError):
         raise BadInput(f'{head.path}: announces {need/2**30:.0f} GiB of voxels, which do not fit into the memory; look '
                        'whether its header is right')
@@ -256,7 +258,7 @@ def itk_image(
     guess = Note('no form', 'the header does not say where its axes point, so which side is left is a guess')
     return img, [] if head.placed else [guess]
 
-# %% ../nbs/71_itk.ipynb #cff6e263
+# %% ../nbs/71_itk.ipynb #806896db
 def read_itk(
     path, # a .nrrd, .nhdr, .mha or .mhd file
     fill=AIR, # replaces NaN outside the field of view; 0 for a mask
@@ -265,8 +267,8 @@ def read_itk(
     head = open_itk(path)
     n = math.prod(head.sizes)//math.prod(head.sizes[i] for i in head.space[:3])
     if n > 1:
-        raise BadInput(f'{path}: has the sizes {"×".join(map(str, head.sizes))}, so it holds {n} numbers per voxel, such '
-                       'as colours, vectors or time points; give a volume with one')
+        raise BadInput(f'{path}: has the sizes {"×".join(map(str, head.sizes))}, so it holds {n} numbers per voxel, '
+                       'such as colours, vectors or time points; give a volume with one')
     data, more = itk_voxels(head)
     return _itk_volume(head, data.reshape(data.shape[-3:]), more, fill)
 
@@ -277,7 +279,7 @@ def _itk_volume(head, data, more=False, fill=0, notes=()):
         raise BadInput(f'{head.path}: cannot be used ({_first_line(e)}); export it again')
     return as_volume(img, head.path, fill, [*found, *notes])
 
-# %% ../nbs/71_itk.ipynb #3072097e
+# %% ../nbs/71_itk.ipynb #e448ca4b
 def _said(values): return ' '.join(repr(float(v) + 0) for v in np.ravel(values))
 
 def _grid_of(vol):
@@ -291,18 +293,20 @@ def _nrrd_text(stored, grid, pairs):
     kind = 'float' if stored.dtype == np.float32 else 'unsigned char'
     vectors = ' '.join('(' + _said(step).replace(' ', ',') + ')' for step in grid.steps)
     lines = ['NRRD0004', f'type: {kind}', 'dimension: 3', 'space: left-posterior-superior',
-             f'sizes: {" ".join(map(str, stored.shape))}', f'space directions: {vectors}', 'kinds: domain domain domain',
-             'endian: little', 'encoding: gzip', f'space origin: ({_said(grid.origin).replace(" ", ",")})',
+             f'sizes: {" ".join(map(str, stored.shape))}', f'space directions: {vectors}',
+             'kinds: domain domain domain', 'endian: little', 'encoding: gzip',
+             f'space origin: ({_said(grid.origin).replace(" ", ",")})',
              *(f'{key}:={value}' for key, value in pairs.items())]
     return '\n'.join([*lines, '', ''])
 
-# %% ../nbs/71_itk.ipynb #d1f35319
+# %% ../nbs/71_itk.ipynb #5e06c63a
 def _meta_text(stored, grid, comment, packed, name):
     "The header of a MetaImage file"
     lines = ['ObjectType = Image', 'NDims = 3', f'Comment = {comment}', 'BinaryData = True',
              'BinaryDataByteOrderMSB = False', 'CompressedData = True', f'CompressedDataSize = {len(packed)}',
-             f'TransformMatrix = {_said(grid.directions)}', f'Offset = {_said(grid.origin)}', 'CenterOfRotation = 0 0 0',
-             f'ElementSpacing = {_said(grid.spacing)}', f'DimSize = {" ".join(map(str, stored.shape))}',
+             f'TransformMatrix = {_said(grid.directions)}', f'Offset = {_said(grid.origin)}',
+             'CenterOfRotation = 0 0 0', f'ElementSpacing = {_said(grid.spacing)}',
+             f'DimSize = {" ".join(map(str, stored.shape))}',
              f'ElementType = {"MET_FLOAT" if stored.dtype == np.float32 else "MET_UCHAR"}', f'ElementDataFile = {name}']
     return '\n'.join([*lines, ''])
 

@@ -13,16 +13,17 @@ from pathlib import Path
 
 from .cases import SPLITS, Case
 from .dicom_files import is_dicom_file
+from .itk_files import bare_name, is_volume_name
 from .archive import is_dir, is_file, ls, read_bytes
 from .work import BadInput, printable
 
 # %% ../nbs/16_layouts.ipynb #a7f36266
 def _volumes(folder):
-    "The NIfTI files of a folder, and the folders that may hold a DICOM series"
-    wanted = lambda p: p.name[0] != '.' and (p.is_dir() or p.name.lower().endswith(('.nii', '.nii.gz', '.hdr')))
+    "The files of NIfTI and ITK in a folder, and the folders that may hold a DICOM series"
+    wanted = lambda p: p.name[0] != '.' and (p.is_dir() or is_volume_name(p.name))
     return sorted(filter(wanted, folder.iterdir())) if folder.is_dir() else []
 
-def _bare_name(path): return re.sub(r'(\.nii(\.gz)?|\.hdr)$', '', path.name, flags=re.IGNORECASE)
+def _bare_name(path): return bare_name(path.name)
 
 # %% ../nbs/16_layouts.ipynb #7251d5c9
 def _sort(paths, strict=False, **rules):
@@ -218,9 +219,9 @@ def _ircad_case(subject, top, name):
 
 # %% ../nbs/16_layouts.ipynb #c069cdce
 def _is_scan(path):
-    "A NIfTI file, or a folder with DICOM files in it?"
+    "A file of NIfTI or ITK, or a folder with DICOM files in it?"
     # a broken link is reported later
-    if path.name.lower().endswith(('.nii', '.nii.gz', '.hdr')): return not is_dir(path)
+    if is_volume_name(path.name): return not is_dir(path)
     if is_dicom_file(path): return True
     return is_dir(path) and any(read_bytes(p)[128:132] == b'DICM' for p in list(filter(is_file, ls(path)))[:3])
 

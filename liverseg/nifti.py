@@ -204,7 +204,7 @@ def as_volume(
         data, n, low = fill_padding(data)
         if low < 1.5*AIR or n > 1e-3*data.size:
             notes.append(Note('padding', f'{n} voxels of padding (down to {low:g}) were filled with air'))
-    return Volume(data, affine, img.header, ornt, Path(path), notes, grid)
+    return Volume(data, affine, img.header, ornt, Path(path), notes, grid=grid)
 
 # %% ../nbs/12_nifti.ipynb #4cdc5324
 # mm per unit of the file: a metre, a micron, and 1 mm for anything else

@@ -20,11 +20,10 @@ from .cases import read_volume, spacing_known, with_spacing
 from .post import STEPS, DEFAULT_STEPS, clean, pieces
 from .look import plane_picture
 from .models import open_model
-from .results import check_mask_place, is_seg_name, made_from, save_as_seg, write_result
+from .results import check_mask_place, made_from, save_mask, write_result
 from .trust import OwnDice, expected_dice
 from .tta import VIEWS, slice_maps, slice_probs, tta_remark
 from .volume import Volume, from_slices, to_slices, volume_ml
-from .nifti import write_mask
 from .work import Note, printable, track
 
 # %% ../nbs/06_predict.ipynb #d01047ba
@@ -43,9 +42,8 @@ class Segmentation:
         return volume_ml(self.mask, self.scan.affine)
 
     def save(self, path, when=None):
-        "Write the mask on the scan's own grid, as .nii, .nii.gz or, for DICOM, as SEG (.dcm), dated `when`"
-        if is_seg_name(path): save_as_seg(self.mask, self, path, when)
-        else: write_mask(self.mask, self.scan, path)
+        "Write the mask on the scan's own grid, in the format of its name; a DICOM SEG is dated `when`"
+        save_mask(self, path, when)
 
 # %% ../nbs/06_predict.ipynb #e5924954
 @dataclass
@@ -68,7 +66,7 @@ from fastcore.basics import patch
 
 @patch
 def segment(self: Segmenter,
-    scan, # a NIfTI file, a folder with a DICOM series, or a Volume
+    scan, # a file of NIfTI or ITK, a folder with a DICOM series, or a Volume
     tta: str = 'none', # a name in liverseg.tta.VIEWS
     bs: int = None, # slices at once; liverseg.tta.at_once if not given
     post=DEFAULT_STEPS, # names in liverseg.post.STEPS
@@ -228,8 +226,8 @@ def _plane(self: Segmentation, axis, name, step, height):
 
 # %% ../nbs/06_predict.ipynb #017d9ed2
 def predict(
-    scan, # a NIfTI file, or a folder with a DICOM series
-    out, # the mask to write: .nii.gz or .nii, or .dcm for a DICOM SEG of a DICOM series
+    scan, # a file of NIfTI or ITK, or a folder with a DICOM series
+    out, # the mask to write: .nii.gz, .nii, .nrrd, .seg.nrrd, .mha, .mhd, or .dcm for a SEG of a DICOM series
     model='liver', # folder that liverseg train wrote, another that liverseg.models.open_model takes, or a Segmenter
     tta: str = 'none', # a name in liverseg.tta.VIEWS
     device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there

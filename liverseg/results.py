@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_SLICES', 'side_files', 'scan_name', 'is_mask_name', 'is_seg_name', 'is_signed', 'read_result', 'check_mask_place',
-           'check_out_folder', 'write_result', 'save_as_seg', 'made_from']
+           'check_out_folder', 'write_result', 'save_mask', 'save_as_seg', 'voxels_of', 'made_from']
 
 # %% ../nbs/65_results.ipynb #2f27f743
 import hashlib, io, json, os, re
@@ -15,33 +15,37 @@ import numpy as np
 
 from . import __version__
 from .dicom_files import is_dicom, is_dicom_file
-from .nifti import to_stored_grid, write_map
+from .itk_files import bare_name, is_itk_file, is_our_itk, open_itk, voxels_beside, write_itk
+from .nifti import to_stored_grid, write_map, write_mask
 from .seg import is_our_seg, seg_writer, write_seg
+from .slicer import is_slicer_name, write_slicer
 from .work import BadInput, atomic_write
 
 # %% ../nbs/65_results.ipynb #254fe31b
 def side_files(
     out, # the mask
-) -> dict: # result, preview, prob, spread: Path
+) -> dict: # result, preview, prob, spread, and voxels of a .mhd: Path
     "The files that go with a mask; the probability has the mask's format"
-    out, seg = Path(out), is_seg_name(out)
-    endings = dict(result='.json', preview='.png', prob='_prob.dcm' if seg else '_prob.nii.gz', spread='_spread.nii.gz')
-    return {k: out.with_name(f'{out.stem if seg else scan_name(out)}{end}') for k, end in endings.items()}
+    out, seg, itk = Path(out), is_seg_name(out), is_itk_file(out)
+    map_end = '.nii.gz' if not itk else '.nrrd' if out.suffix == '.nrrd' else '.mha'
+    endings = dict(result='.json', preview='.png', prob='_prob.dcm' if seg else f'_prob{map_end}',
+                   spread=f'_spread{map_end}')
+    files = {k: out.with_name(f'{out.stem if seg else scan_name(out)}{end}') for k, end in endings.items()}
+    return files | (dict(voxels=voxels_beside(out)) if out.suffix == '.mhd' else {})
 
 # %% ../nbs/65_results.ipynb #b534fba5
 def scan_name(
     path: Path, # of a scan or a mask
 ) -> str: # its name without the ending
     "A file's name without the ending of a scan or a mask"
-    return re.sub(r'\.(nii(\.gz)?|hdr|zip)$', '', path.name, flags=re.IGNORECASE)
+    return re.sub(r'\.zip$', '', bare_name(path.name), flags=re.IGNORECASE)
 
 # %% ../nbs/65_results.ipynb #cfcbd4f5
 def is_mask_name(
     out, # str or Path
 ) -> bool:
-    "Does a name end as that of a mask must, NIfTI or DICOM SEG?"
-    return str(out).endswith(('.nii', '.nii.gz')) or is_seg_name(out)
-
+    "Does a name end as that of a mask must: NIfTI, NRRD, MetaImage or DICOM SEG?"
+    return str(out).endswith(('.nii', '.nii.gz', '.nrrd', '.mha', '.mhd')) or is_seg_name(out)
 
 # %% ../nbs/65_results.ipynb #e82b63a7
 def is_seg_name(
@@ -52,10 +56,11 @@ def is_seg_name(
 
 # %% ../nbs/65_results.ipynb #3f2213fd
 def is_signed(
-    path: Path, # of a NIfTI file or a DICOM SEG
+    path: Path, # of a NIfTI file, a file of ITK or a DICOM SEG
 ) -> bool:
-    "Does a file's header say that liverseg wrote it? NIfTI does not once another program has saved it"
+    "Does a file's header say that liverseg wrote it? It does not, or is wrong, once another program has edited it"
     if is_seg_name(path): return is_our_seg(path)
+    if is_itk_file(path): return is_our_itk(path)
     try: return path.is_file() and nib.load(path).header['descrip'].item().startswith(b'liverseg ')
     except Exception: return False # nibabel raises nearly anything
 
@@ -90,13 +95,15 @@ def check_mask_place(
 def _is_ours(path, out):
     "Did we write this? A mask says so itself, a result by its content, a preview by the result or mask beside it"
     if is_mask_name(path.name): return is_signed(path)
+    if path == side_files(out).get('voxels'): return is_signed(out)
     return read_result(out) is not None or path.suffix == '.png' and is_signed(out)
 
 # %% ../nbs/65_results.ipynb #e98da873
 def _check_format(out, scan):
     "Raise `BadInput` if the name's ending cannot be written for this scan"
     if not is_mask_name(out):
-        raise BadInput(f'{out}: a mask is written as NIfTI or DICOM SEG; let its name end in .nii.gz or .dcm')
+        raise BadInput(f'{out}: a mask is written as NIfTI, NRRD, MetaImage or DICOM SEG; let its name end in .nii.gz, '
+                       '.nrrd, .seg.nrrd, .mha, .mhd or .dcm')
     if is_seg_name(out) and not (is_dicom(scan) or is_dicom_file(scan)):
         raise BadInput(f'{out}: a DICOM SEG refers to the files of a DICOM series, and {scan} is not DICOM; '
                        'let its name end in .nii.gz')
@@ -127,13 +134,25 @@ def write_result(
         raise
 
 def _write_each(found, out, files, told, when):
-    found.save(out, when)
+    save_mask(found, out, when)
     for name in ('prob', 'spread'):
         if getattr(found, name) is not None: _save_map(getattr(found, name), found, files[name], when)
         elif is_signed(files[name]): files[name].unlink() # of an earlier run, and of another mask
     found.preview().save(png := io.BytesIO(), 'PNG')
     atomic_write(files['preview'], png.getvalue())
     atomic_write(files['result'], (json.dumps(told, indent=1) + '\n').encode())
+
+# %% ../nbs/65_results.ipynb #1fad30cd
+def save_mask(
+    found, # liverseg.predict.Segmentation
+    path, # .nii, .nii.gz, .nrrd, .seg.nrrd, .mha, .mhd, or .dcm for a DICOM series
+    when=None, # datetime that a DICOM SEG gives as its own; now if not given
+):
+    "Write the mask of a segmentation in the format that the name asks for; raises `BadInput`"
+    if is_seg_name(path): save_as_seg(found.mask, found, path, when)
+    elif is_slicer_name(path): write_slicer(found.mask, found.scan, path)
+    elif is_itk_file(path): write_itk(found.mask, found.scan, path)
+    else: write_mask(found.mask, found.scan, path)
 
 # %% ../nbs/65_results.ipynb #0f929e09
 def save_as_seg(
@@ -148,11 +167,22 @@ def save_as_seg(
 
 def _save_map(values, found, path, when):
     if is_seg_name(path): save_as_seg(values, found, path, when)
+    elif is_itk_file(path): write_itk(values, found.scan, path)
     else: write_map(values, found.scan, path)
+
+# %% ../nbs/65_results.ipynb #23255334
+def voxels_of(
+    path: Path, # of any file
+) -> list: # Path; of those that may have the voxels of a header, whether they are there or not
+    "The other files that a scan is read from"
+    if path.suffix.lower() == '.hdr': return [path.with_suffix('.img'), path.with_suffix('.IMG')]
+    if path.suffix.lower() not in ('.mhd', '.nhdr'): return []
+    try: return [p for p in [open_itk(path).data] if p != path]
+    except BadInput: return []
 
 # %% ../nbs/65_results.ipynb #e5761786
 # endings of what may lie beside DICOM files, our own results among them
-NO_SLICES = ('.nii', '.nii.gz', '.json', '.png', '.csv', '.html')
+NO_SLICES = ('.nii', '.nii.gz', '.nrrd', '.mha', '.mhd', '.zraw', '.json', '.png', '.csv', '.html')
 
 def made_from(
     scan, # a file, a folder, or a path into an archive
@@ -168,7 +198,7 @@ def made_from(
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 def _files_of(home):
-    "The files that a scan is read from, none hidden and none written beside them; a .hdr has its voxels in .img"
-    if not home.is_dir(): return [p for p in (home, home.with_suffix('.img'), home.with_suffix('.IMG')) if p.is_file()]
+    "The files that a scan is read from, none hidden and none written beside them; a header may have voxels beside it"
+    if not home.is_dir(): return [p for p in (home, *voxels_of(home)) if p.is_file()]
     return sorted(p for p in home.rglob('*') if p.is_file() and p.name[0] != '.'
                   and not p.name.lower().endswith(NO_SLICES))
