@@ -78,12 +78,17 @@ def open_itk(
                        'copy or export it again')
     return head
 
-# %% ../nbs/71_itk.ipynb #2df9080f
+# %% ../nbs/71_itk.ipynb #e3d7edbe
 def _check_itk_head(head):
     "Raise `BadInput` for what is no volume of single numbers"
     if min(head.sizes) < 1: raise ValueError(f'its sizes are {head.sizes}')
     if len(head.space) < 3:
         raise BadInput(f'{head.path}: has {len(head.space)} axes in space, so it is not a volume; export it again')
+    whole = [values.shape for values in head.grid] == [(3, 3), (3,), (3, 3), (3,)]
+    if not whole: raise ValueError('its geometry is incomplete')
+    if 0 in head.grid.spacing:
+        raise BadInput(f'{head.path}: says that its voxels have the size '
+                       f'{"×".join(f"{v:g}" for v in head.grid.spacing)} mm; export it again')
     if not all(np.isfinite(values).all() for values in head.grid): raise ValueError('its geometry is not finite')
     if head.packing not in ('raw', 'gzip', 'bzip2'):
         raise BadInput(f'{head.path}: stores its voxels as {head.packing}; save it raw or compressed with gzip')
@@ -105,7 +110,7 @@ def _itk_type(name, big):
 
 def _floats(text): return [float(v) for v in text.split()]
 
-# %% ../nbs/71_itk.ipynb #3a82f4d8
+# %% ../nbs/71_itk.ipynb #ec6eca58
 _SPACES = {'left-posterior-superior': (1, 1, 1), 'lps': (1, 1, 1), 'right-anterior-superior': (-1, -1, 1),
            'ras': (-1, -1, 1), 'left-anterior-superior': (1, -1, 1), 'las': (1, -1, 1)} # signs that make them LPS
 
@@ -117,6 +122,7 @@ def _nrrd_head(path, raw):
         if not (m := re.match(r'([^#:][^:]*):(=| )(.*)', line.rstrip('\r'))): continue
         if m[2] == '=': pairs[m[1]] = m[3]
         else: fields[re.sub(r'\s', '', m[1].lower())] = m[3].strip()
+    if lost := {'dimension', 'sizes', 'type', 'encoding'} - {*fields}: raise ValueError(f'it has no {min(lost)}')
     sizes = tuple(int(v) for v in fields['sizes'].split())
     if len(sizes) != int(fields['dimension']): raise ValueError(f'it has {len(sizes)} sizes')
     space, grid, placed = _nrrd_grid(fields, len(sizes))
@@ -125,7 +131,7 @@ def _nrrd_head(path, raw):
     dtype = _itk_type(fields['type'], fields.get('endian', '').lower() == 'big')
     return ItkHead(path, sizes, space, dtype, packing, data, start, grid, placed, pairs)
 
-# %% ../nbs/71_itk.ipynb #03377b39
+# %% ../nbs/71_itk.ipynb #c54ef0ed
 def _nrrd_grid(fields, n):
     "The axes in space, their grid, and whether the header says where they point"
     text = fields.get('spacedirections')
@@ -135,17 +141,17 @@ def _nrrd_grid(fields, n):
     if not len(vectors) == len(kinds) == n: raise ValueError('its axes are described in part')
     inside = [vectors[i] is not None if text else kinds[i] in ('domain', 'space', '???', 'none') for i in range(n)]
     space = [i for i in range(n) if inside[i]]
-    flip = _SPACES.get(fields.get('space', '').lower())
+    flip = _SPACES.get(fields.get('space', '').lower().removesuffix('-time'))
     odd = {*re.findall(r'"([^"]*)"', fields.get('spaceunits', ''))} - {'', '???', 'mm', 'millimeter', 'millimeters'}
     if odd: raise ValueError(f'it counts in {min(odd)} instead of mm')
-    if text: steps = np.array([vectors[i] for i in space[:3]])*(flip or 1)
+    if text: steps = np.array([vectors[i][:3] for i in space[:3]])*(flip or 1)
     else: steps = np.diag(np.nan_to_num([(_floats(fields.get('spacings', '')) or [1.]*n)[i] for i in space[:3]], nan=1))
-    at = _floats(re.sub('[(),]', ' ', fields.get('spaceorigin', ''))) or [0., 0., 0.]
+    at = _floats(re.sub('[(),]', ' ', fields.get('spaceorigin', '')))[:3] or [0., 0., 0.]
     length = np.sqrt((steps**2).sum(1))
     with np.errstate(all='ignore'): directions = steps*(1/length)[:, None] # as ITK rounds it
     return space, Grid(steps, length, directions, np.array(at)*(flip or 1) + 0), bool(flip and text)
 
-# %% ../nbs/71_itk.ipynb #52b98e4b
+# %% ../nbs/71_itk.ipynb #8a75ac99
 def _meta_head(path, raw):
     "The header of a MetaImage file"
     last = re.search(rb'^[ \t]*ElementDataFile[ \t]*=[ \t]*([^\r\n]*)\r?\n?', raw, re.MULTILINE)
@@ -154,6 +160,7 @@ def _meta_head(path, raw):
     fields = {key.strip(): value.strip() for key, mark, value in lines if mark}
     def first(*keys): return next((fields[key] for key in keys if key in fields), '')
     def yes(*keys): return first(*keys).lower() in ('true', '1', 'yes')
+    if lost := {'NDims', 'DimSize', 'ElementType'} - {*fields}: raise ValueError(f'it has no {min(lost)}')
     sizes, channels = tuple(int(v) for v in fields['DimSize'].split()), int(first('ElementNumberOfChannels') or 1)
     if len(sizes) != int(fields['NDims']): raise ValueError(f'it has {len(sizes)} sizes')
     space, grid, placed = _meta_grid(first, len(sizes))

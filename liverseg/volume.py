@@ -65,8 +65,11 @@ class Grid(NamedTuple):
         lps = np.diag([-1., -1., 1.]) @ affine[:3] + 0 # no -0
         steps = lps[:, :3].T
         length = np.sqrt((steps**2).sum(1))
-        known = np.shape(spacing) == (3,) and np.allclose(spacing, length, rtol=1e-5, atol=0)
-        return cls(steps, np.array(spacing, float) if known else length, steps/length[:, None], lps[:, 3])
+        directions = steps/length[:, None]
+        if np.shape(spacing) == (3,) and np.allclose(spacing, length, rtol=1e-5, atol=0):
+            length = np.array(spacing, float)
+            steps = directions*length[:, None]
+        return cls(steps, length, directions, lps[:, 3])
 
 # %% ../nbs/11_volume.ipynb #4cff778b
 @dataclass

@@ -259,11 +259,13 @@ def test_endings_of_all_kinds(cohort, model, tmp_path):
     (tmp_path / 'in').mkdir()
     (tmp_path / 'in/B.NII.GZ').write_bytes(image(cohort, 'test').read_bytes())
     nib.save(nib.Nifti1Pair(np.asarray(whole.dataobj), whole.affine), tmp_path / 'in/c.img')
-    (tmp_path / 'in/d.nrrd').write_text('NRRD0004')
+    (tmp_path / 'in/d.mgz').write_bytes(b'1')
+    (tmp_path / 'in/e.nrrd').write_text('NRRD0004')
     (tmp_path / 'in/notes.txt').write_text('mine')
     done = run('predict', tmp_path / 'in', tmp_path / 'out', '--model', model, '--device', 'cpu', ok=1)
-    assert '3 scan(s), 1 failed' in done.stdout
-    assert 'd.nrrd: is neither NIfTI' in done.stderr and 'notes.txt' in done.stderr
+    assert '4 scan(s), 2 failed' in done.stdout
+    assert 'd.mgz: is neither NIfTI' in done.stderr and 'e.nrrd: its header cannot be read' in done.stderr
+    assert 'notes.txt' in done.stderr
     one, other = (np.asarray(nib.load(tmp_path / f'out/{n}.nii.gz').dataobj) for n in 'Bc')
     assert (one == other).all()
 
