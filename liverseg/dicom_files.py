@@ -225,18 +225,50 @@ def _stored_pixels(path):
         raise BadInput(f'{path}: holds {extra} bytes more than {ds.Rows} rows of {ds.Columns} pixels need; it is '
                        'damaged, export it again')
     try:
-        with _quietly(): return ds.pixel_array.reshape(-1, int(ds.Rows), int(ds.Columns))
+        with _quietly():
+            found = _decoded(ds) if _needs_imagecodecs(ds) else ds.pixel_array
+            return found.reshape(-1, int(ds.Rows), int(ds.Columns))
     except Exception as e: raise BadInput(_no_pixels(path, ds, e))
+
+# %% ../nbs/19_dicom_files.ipynb #27ab8d61
+_BY_IMAGECODECS = {'1.2.840.10008.1.2.4.51': 'jpeg8', **{f'1.2.840.10008.1.2.4.{n}': 'jpeg2k' for n in (201, 202, 203)},
+                   **{f'1.2.840.10008.1.2.4.{n}': 'jpegxl' for n in (110, 111, 112)}}
+
+def _needs_imagecodecs(ds):
+    "Are the pixels compressed in a way that pydicom with GDCM cannot decode, and imagecodecs can?"
+    syntax = str(ds.file_meta.TransferSyntaxUID)
+    return syntax in _BY_IMAGECODECS and (syntax[-3:] != '.51' or int(ds.get('BitsStored', 8)) > 8)
+
+def _decoded(ds):
+    "The pixels (frame, row, column) as imagecodecs decodes them"
+    import imagecodecs # rarely needed
+    kind, shape = _BY_IMAGECODECS[str(ds.file_meta.TransferSyntaxUID)], (int(ds.Rows), int(ds.Columns))
+    n, bits = int(ds.get('NumberOfFrames') or 1), int(ds.BitsStored)
+    if int(ds.get('SamplesPerPixel', 1)) != 1: raise ValueError('colours')
+    pictures = []
+    for frame in _pydicom('frame').encaps.generate_frames(ds.PixelData, number_of_frames=n):
+        # libjpeg fills in what is missing at the end
+        if kind == 'jpeg8' and not frame.rstrip(b'\0').endswith(b'\xff\xd9'): raise EOFError
+        out = dict(out=np.empty(shape, np.uint16)) if kind == 'jpeg8' else {}
+        picture = getattr(imagecodecs, f'{kind}_decode')(frame, **out)
+        if picture.shape != shape: raise ValueError(f'a frame has the shape {picture.shape}')
+        if ds.PixelRepresentation and picture.dtype.kind == 'u': # its sign is the highest of the stored bits
+            picture = (picture.astype(np.int32) ^ 1 << bits - 1) - (1 << bits - 1)
+        pictures.append(picture)
+    return np.stack(pictures)
 
 # %% ../nbs/19_dicom_files.ipynb #c0d98dfd
 def _no_pixels(path, ds, e):
     "Why the pixels cannot be read"
-    try: syntax = ds.file_meta.TransferSyntaxUID; packed = syntax.is_compressed
+    try: syntax = ds.file_meta.TransferSyntaxUID; packed = _needs_imagecodecs(ds) or syntax.is_compressed
     except Exception: packed = False
     if not packed:
         return (f'{path}: its pixels cannot be read ({_first_line(e).split(" - ")[0]}); the file is truncated or '
                 'damaged, copy it again')
-    try: ready = _pydicom(path).pixels.get_decoder(syntax).is_available
+    try: ready = _needs_imagecodecs(ds) or _pydicom(path).pixels.get_decoder(syntax).is_available
+    except NotImplementedError:
+        return (f'{path}: is compressed as {syntax.name}, which no decoder of pydicom or liverseg reads; export it '
+                'uncompressed')
     except Exception: ready = False
     if ready:
         return (f'{path}: its pixels, compressed as {syntax.name}, cannot be decoded; the file is truncated or '

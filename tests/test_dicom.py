@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -268,12 +269,72 @@ def test_compressed(tmp_path, capfd, syntax):
     assert capfd.readouterr().err == ''
 
 
+def recode(files, syntax, encode, bits=12, signed=False):
+    "Compress files in place with an encoder of imagecodecs, the stored values HU + 1024, or HU if they are signed"
+    for f in files:
+        ds = pydicom.dcmread(f)
+        stored = ds.pixel_array.astype(int)*int(ds.RescaleSlope) + int(ds.RescaleIntercept) + 1024*(not signed)
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, bits, bits - 1, int(signed)
+        ds.RescaleSlope, ds.RescaleIntercept = 1, 0 if signed else -1024
+        ds.PixelData = pydicom.encaps.encapsulate([encode(np.ascontiguousarray(stored % 2**bits).astype(np.uint16))])
+        ds['PixelData'].VR, ds.file_meta.TransferSyntaxUID = 'OB', '1.2.840.10008.1.2.4.201'
+        ds.save_as(f) # pydicom may not know the syntax yet
+        f.write_bytes(f.read_bytes().replace(b'1.2.840.10008.1.2.4.201', syntax.encode().ljust(23, b'\0')))
+
+
+def jpeg_12(a):
+    import imagecodecs
+    return imagecodecs.jpeg8_encode(a, level=100, bitspersample=12)
+
+
+def test_jpeg_with_12_bits(tmp_path):
+    "pydicom and GDCM do not decode it; what is cut off is refused, though libjpeg would fill it in"
+    files = write(tmp_path)
+    recode(files, pydicom.uid.JPEGExtended12Bit, jpeg_12)
+    with pytest.raises(RuntimeError): pydicom.dcmread(files[0]).pixel_array
+    series = read_series(tmp_path)
+    assert series.data.dtype == np.int16
+    assert 0 < np.abs(series.data[::-1, ::-1].astype(int) - SUBJECT.hu).max() < 6 # with loss
+    ds = pydicom.dcmread(files[3])
+    frame, = pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)
+    ds.PixelData = pydicom.encaps.encapsulate([frame[:len(frame)//2]])
+    ds.save_as(files[3])
+    bad(tmp_path, 'image_3', 'compressed as JPEG Extended', 'truncated or damaged')
+
+
+def test_jpeg_of_another_size(tmp_path):
+    files = write(tmp_path)
+    recode(files[2:3], pydicom.uid.JPEGExtended12Bit, lambda a: jpeg_12(np.ascontiguousarray(a[:8])))
+    bad(tmp_path, 'image_2', 'compressed as JPEG Extended', 'truncated or damaged')
+
+
+@pytest.mark.parametrize('signed', [False, True])
+@pytest.mark.parametrize('syntax', ['1.2.840.10008.1.2.4.201', '1.2.840.10008.1.2.4.110'])
+def test_newer_lossless_kinds(tmp_path, syntax, signed):
+    import imagecodecs
+    encode = dict(zip(('201', '110'), (imagecodecs.htj2k_encode, partial(imagecodecs.jpegxl_encode, lossless=True))))
+    files = write(tmp_path)
+    recode(files, syntax, encode[syntax[-3:]], signed=signed)
+    same_voxels(read_series(tmp_path), SUBJECT.hu, SUBJECT.affine)
+    files[3].write_bytes(files[3].read_bytes()[:-300])
+    bad(tmp_path, 'image_3')
+
+
 def test_a_syntax_that_nothing_decodes(tmp_path):
+    "A film, a retired kind of JPEG; and one that the extra would decode"
     files = write(tmp_path)
     change(files[2], lambda ds: ds.compress(pydicom.uid.RLELossless))
-    change(files[2], lambda ds: setattr(ds.file_meta, 'TransferSyntaxUID', pydicom.uid.HTJ2KLossless))
-    if pydicom.pixels.get_decoder(pydicom.uid.HTJ2KLossless).is_available: pytest.skip('something decodes it')
-    bad(tmp_path, 'image_2', 'High-Throughput JPEG 2000', "pip install -e '.[dicom]' in the checkout")
+    for syntax, name in (('1.2.840.10008.1.2.4.102', 'MPEG-4'), ('1.2.840.10008.1.2.4.53', 'JPEG Spectral Selection')):
+        change(files[2], lambda ds: setattr(ds.file_meta, 'TransferSyntaxUID', syntax))
+        bad(tmp_path, 'image_2', name, 'which no decoder of pydicom or liverseg reads; export it uncompressed')
+
+
+def test_a_decoder_that_is_not_installed(tmp_path, monkeypatch):
+    files = write(tmp_path)
+    transcode(files, 'JPEGLosslessProcess14_1')
+    monkeypatch.setattr(pydicom.pixels.decoders.base.Decoder, 'is_available', False)
+    monkeypatch.setattr(pydicom.dataset.Dataset, 'pixel_array', property(lambda ds: 1/0))
+    bad(tmp_path, 'image_0', 'JPEG Lossless', "no decoder is installed; run pip install -e '.[dicom]' in the checkout")
 
 
 def test_no_position(tmp_path):

@@ -14,7 +14,8 @@ ORDER = ('work recipe liver volume nifti itk_files archive dicom_files dicom seg
          'tables tta models network losses save temperature data checkpoint train report trust evaluate compare '
          'results predict folder wording demo terminal cli').split()
 # imports inside functions, each with its reason; each command imports what it calls, so that its help loads none of it
-LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch',
+LATE = {('dicom_files', 'imagecodecs'): 'for rare files alone',
+        ('models', 'liverseg.save'): 'an ONNX file needs no torch',
         ('network', 'torchvision'): 'our own encoder does without it',
         ('network', 'fastai.vision.models.unet'): 'our own decoder does without it',
         ('checkpoint', 'fastai.distributed'): 'of the extra multi',
