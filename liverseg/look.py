@@ -16,6 +16,7 @@ from scipy import ndimage
 from .pixels import resize_mask
 from .volume import WINDOW, Volume, check_same_grid, to_slices, window
 from .cases import read_volume
+from .slicer import on_scan
 from .work import BadInput
 
 # %% ../nbs/62_look.ipynb #cd791480
@@ -85,7 +86,7 @@ def _scan_and_mask(scan, mask):
     if hasattr(scan, 'mask'): scan, mask = scan.scan, scan.mask
     vol = scan if isinstance(scan, Volume) else read_volume(scan)
     if mask is not None and not isinstance(mask, np.ndarray):
-        check_same_grid(vol, file := read_volume(mask, fill=0))
+        check_same_grid(vol, file := on_scan(read_volume(mask, fill=0), vol))
         mask = file.data
     if mask is not None and mask.shape != vol.data.shape:
         raise BadInput(f'the mask has the shape {mask.shape}, the scan {vol.data.shape}; give a mask of this scan')
