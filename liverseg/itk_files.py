@@ -235,13 +235,14 @@ def itk_voxels(
         elif start < 0 or size < start + need: raise EOFError
         else: found, more = np.fromfile(head.data, np.uint8, need, offset=start), size > start + need
         if len(found) < need: raise EOFError
+        if head.packing != 'raw': found = bytearray(found) # which may be written to
     except (EOFError, OSError, ValueError, zlib.error, isal_zlib.error):
         raise BadInput(f'{head.path}: is truncated or damaged, its {need} bytes of voxels cannot be read; copy it '
                        'again')
     except (MemoryError, OverflowError):
         raise BadInput(f'{head.path}: announces {need/2**30:.0f} GiB of voxels, which do not fit into the memory; look '
                        'whether its header is right')
-    data = np.frombuffer(bytearray(found) if isinstance(found, bytes) else found, head.dtype)
+    data = np.frombuffer(found, head.dtype)
     extra = [i for i in range(len(head.sizes)) if i not in head.space[:3]]
     return data.reshape(head.sizes, order='F').transpose(*extra, *head.space[:3]), more
 
