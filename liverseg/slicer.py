@@ -101,7 +101,11 @@ def on_scan(
     return replace(mask, data=data, affine=scan.affine)
 
 # %% ../nbs/72_slicer.ipynb #7c060af4
-def is_slicer_name(path): return str(path).lower().endswith(('.seg.nrrd', '.seg.nhdr'))
+def is_slicer_name(
+    path, # str or Path
+) -> bool:
+    "Is this the name of a segmentation of 3D Slicer?"
+    return str(path).lower().endswith(('.seg.nrrd', '.seg.nhdr'))
 
 # %% ../nbs/72_slicer.ipynb #f12635d9
 def itk_volume(
