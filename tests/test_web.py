@@ -561,6 +561,38 @@ def test_archives_as_python_reads_them(node, tmp_path):
     assert sum('bad' not in answer for answer in answers) == 12
 
 
+def test_a_file_that_unpacks_to_more_than_it_says(node, tmp_path):
+    pytest.importorskip('pydicom')
+    from test_hostile import deflated as packed_again
+    who = make_subject(3, (40, 36, 10))
+    for name, more in (('plain', 0), ('large', 40)):
+        files = write_series(who.hu, who.affine, tmp_path / name)
+        for file in files: packed_again(file)
+        if more: packed_again(files[2], more)
+    cut = write_series(who.hu, who.affine, tmp_path / 'cut')[4]
+    packed_again(cut)
+    cut.write_bytes(cut.read_bytes()[:-900])
+    plain, large, short = series_as_python_reads_them(node, tmp_path, ['plain', 'large', 'cut'])
+    assert 'bad' not in plain and 'unpacks to more' in large['bad'] and 'truncated' in short['bad']
+
+
+def test_masks_and_other_formats_are_named(node, tmp_path):
+    pytest.importorskip('highdicom')
+    from liverseg.dicom import read_series
+    from liverseg.seg import write_seg
+    who = make_subject(3, (40, 36, 10))
+    write_series(who.hu, who.affine, tmp_path / 'series')
+    series = read_series(tmp_path / 'series')
+    write_seg(tmp_path / 'liver.dcm', series, series.data > 50)
+    (tmp_path / 'a.nrrd').write_bytes(b'NRRD0004')
+    (tmp_path / 'b.mha').write_bytes(b'ObjectType = Image')
+    shutil.copy(series.files[3], tmp_path / 'one.dcm')
+    seg, nrrd, mha, one = node(*(dict(job='series', path=tmp_path / f) for f in ('liver.dcm', 'a.nrrd', 'b.mha', 'one.dcm')))
+    assert seg['bad'] == 'liver.dcm: is a DICOM SEG, which holds a mask and no scan; give the CT series'
+    for name, answer in (('a.nrrd', nrrd), ('b.mha', mha)): assert answer['bad'].startswith(f'{name}: is NRRD or MetaImage')
+    assert one['shape'] == [40, 36, 1] and one['notes'] == [str(n) for n in read_volume(tmp_path / 'one.dcm').notes]
+
+
 def test_packings_that_only_python_knows(node, tmp_path):
     files = write_series(np.zeros((9, 9, 3)), np.eye(4), tmp_path / 'series')
     for name in ('BZIP2', 'LZMA'): (tmp_path / f'{name}.zip').write_bytes(packed(*files, method=getattr(zipfile, f'ZIP_{name}')))
@@ -639,11 +671,12 @@ class Page:
     def result(self):
         "The result, or the error message"
         return self.until(lambda: self.wrong() or self.browser.execute_script('return window.tryResult'), 'result')
-    def give(self, path, thorough=False):
+    def give(self, path, thorough=False, more=()):
         self.forget()
         box = self.browser.find_element('id', 'try-thorough')
         if box.is_selected() != thorough: self.click('thorough')
-        self.browser.find_element('id', 'try-folder' if path.is_dir() else 'try-file').send_keys(str(path))
+        paths = '\n'.join(map(str, [path, *more]))
+        self.browser.find_element('id', 'try-folder' if path.is_dir() else 'try-file').send_keys(paths)
         return self.result()
     def save(self, folder, name):
         "The file that the page saves"
@@ -751,8 +784,32 @@ def test_wrong_files_in_the_page(served, browser, phantom, tmp_path):
     page = Page(browser, served.address)
     for path in chosen: assert page.give(path) == python_says(path)
     pytest.importorskip('pydicom')
-    write_series(phantom.hu[:, :, :3], phantom.affine, tmp_path / 'mr', Modality='MR')
+    files = write_series(phantom.hu[:, :, :3], phantom.affine, tmp_path / 'mr', Modality='MR')
     assert page.give(tmp_path / 'mr') == python_says(tmp_path / 'mr')
+    (tmp_path / 'mr.zip').write_bytes(packed(*files))
+    (tmp_path / 'zeros.zip').write_bytes(packed(**{'1': bytes(2**28)}))
+    for name in ('mr.zip', 'zeros.zip'): assert page.give(tmp_path / name) == python_says(tmp_path / name)
+
+
+@needs_browser
+@pytest.mark.all
+@pytest.mark.parametrize('kind', ['zip', 'pair', 'frames'])
+def test_a_scan_in_other_files(served, browser, downloads, segmenter, tmp_path, kind):
+    pytest.importorskip('pydicom')
+    who = make_subject(12, (96, 96, 5), (3.6, 3.6, 12))
+    if kind == 'pair': nib.save(nib.Nifti1Pair(who.hu, who.affine), tmp_path / 'scan.img')
+    else: files = write_series(who.hu, who.affine, tmp_path / 'series')
+    if kind == 'zip': (tmp_path / 'scan.zip').write_bytes(packed(*files, top='CT/'))
+    if kind == 'frames':
+        compressed_in_one_file('JPEGLosslessProcess14_1')(files)
+        (tmp_path / 'series/all.dcm').rename(tmp_path / 'scan.dcm')
+    scan = tmp_path / {'zip': 'scan.zip', 'pair': 'scan.hdr', 'frames': 'scan.dcm'}[kind]
+    page = Page(browser, served.address)
+    result = page.give(scan, more=[scan.with_suffix('.img')] if kind == 'pair' else [])
+    if kind == 'frames':
+        from liverseg.predict import predict
+        assert result['volume_ml'] == predict(scan, tmp_path / 'python.nii.gz', segmenter).result()['volume_ml']
+    else: as_predicted(result, page.save(downloads, 'scan_liver.nii.gz'), scan, segmenter, tmp_path)
 
 
 @needs_browser
