@@ -104,6 +104,7 @@ def _read_entry(zf, entry, path):
     "The bytes of an archive's entry, its checksum verified"
     if entry.file_size > _LARGEST:
         raise BadInput(f'{path}: unpacks to {entry.file_size/2**30:.0f} GiB; check the archive, or unpack it first')
+    if entry.flag_bits & 1: raise BadInput(f'{path}: is encrypted; unpack the archive and give the folder')
     try: return zf.read(entry)
     except Exception as e:
         raise BadInput(f'{path}: cannot be unpacked ({_first_line(e)}); copy or download the archive again, or unpack '

@@ -14,13 +14,13 @@ BROWSER, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
 needs_browser = pytest.mark.skipif(not (BROWSER and DRIVER), reason='needs chromium and chromedriver')
 
 
-def chromium(**prefs):
-    "Chromium without a window, which logs its console and its requests"
+def chromium(*flags, **prefs):
+    "Chromium without a window, which logs its console and its requests; without graphics unless `flags` give it some"
     webdriver = pytest.importorskip('selenium.webdriver')
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
-    for flag in ('--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
-                 '--disable-dev-shm-usage'):
+    for flag in ('--headless', '--no-sandbox', '--disable-background-networking', '--disable-dev-shm-usage',
+                 *(flags or ['--disable-gpu'])):
         options.add_argument(flag)
     options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
     options.add_experimental_option('prefs', prefs)

@@ -1,14 +1,17 @@
 "The page Try it: its modules in Node against Python, and the page itself in a browser against `liverseg predict`."
 import gzip
 import hashlib
+import io
 import itertools
 import json
 import shutil
 import subprocess
 import threading
 import time
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -211,6 +214,51 @@ def test_gzip_in_parts(node, phantom, tmp_path):
     read_both(node, paths, tmp_path)
 
 
+def test_pairs_of_header_and_voxels(node, phantom, tmp_path):
+    def pair(name, cls=nib.Nifti1Pair, **fields):
+        img = cls(phantom.hu, np.diag([-2., 2, 3, 1]))
+        nib.save(img, tmp_path / f'{name}.img')
+        path = tmp_path / f'{name}.hdr'
+        for key, value in fields.items(): img.header[key] = value
+        if fields: path.write_bytes(img.header.binaryblock + bytes(4))
+        return path
+    def rewrite(path, change): path.write_bytes(change(path.read_bytes()))
+    paths = [pair('plain'), pair('second', nib.Nifti2Pair), pair('single', magic=b'n+1'), pair('later', vox_offset=16),
+             pair('minus', vox_offset=-8), pair('analyze', nib.AnalyzeImage), pair('junk', magic=b'xyz'),
+             pair('scaled', scl_slope=2, scl_inter=-3), pair('size', pixdim=[1, 0, 2, 2, 0, 0, 0, 0], sform_code=0,
+                                                             qform_code=1)]
+    for name, half, change in (('short', 'img', lambda b: b[:999]), ('longer', 'img', lambda b: b + b'more'),
+                               ('none', 'img', lambda b: b''), ('empty', 'hdr', lambda b: b''),
+                               ('cut', 'hdr', lambda b: b[:200]), ('text', 'hdr', lambda b: b'hello'*99)):
+        paths.append(pair(name))
+        rewrite(paths[-1].with_suffix(f'.{half}'), change)
+    answers = node(*(dict(job='read', path=p, pair=p.with_suffix('.img'), out=tmp_path / f'{p.stem}.raw') for p in paths))
+    read = 0
+    for answer, path in zip(answers, paths):
+        try: read_volume(path)
+        except BadInput as e: assert answer.get('bad') == str(e).replace(str(path), path.name)
+        else: same_volume(answer, path, tmp_path / f'{path.stem}.raw'); read += 1
+    assert read == 5
+    node(dict(job='mask', path=paths[0], pair=paths[0].with_suffix('.img'), above=100, out=tmp_path / 'ours.nii.gz'))
+    vol = read_nifti(paths[0])
+    write_mask((vol.data > 100).astype(np.uint8), vol, tmp_path / 'python.nii.gz')
+    ours, theirs = (gzip.decompress((tmp_path / f'{n}.nii.gz').read_bytes()) for n in ('ours', 'python'))
+    assert ours == theirs
+    both, half, other = node(*(dict(job='series', path=tmp_path / f'plain.{k}', paths=[tmp_path / f'plain.{k}'
+                                                                                      for k in halves])
+                               for k, halves in (('img', ('img', 'hdr')), ('hdr', ('hdr',)), ('img', ('img',)))))
+    assert both['shape'] == list(vol.data.shape)
+    alone = Path(shutil.copy(paths[0], tmp_path / 'alone.hdr'))
+    said = python_says(alone).replace(f'{tmp_path}/', '').replace('copy', 'choose')
+    assert half['bad'].replace('plain', 'alone') == said
+    assert other['bad'] == 'plain.img: its header is in plain.hdr, which is not there; choose both files'
+    (tmp_path / 'single.nii').write_bytes(paths[0].read_bytes())
+    (tmp_path / 'single.nii.gz').write_bytes(gzip.compress(paths[0].read_bytes()))
+    paths = [tmp_path / 'single.nii', tmp_path / 'single.nii.gz']
+    for path, answer in zip(paths, node(*(dict(job='read', path=p) for p in paths))):
+        assert answer['bad'] == python_says(path)
+
+
 @pytest.mark.parametrize('shape', [(512, 512), (128, 128), (256, 256), (300, 411), (97, 640)])
 def test_what_the_network_sees(node, tmp_path, shape):
     rng = np.random.default_rng(1)
@@ -339,6 +387,60 @@ def in_one_file(files):
     enhanced(files[0].parent)
 
 
+def compressed_in_one_file(syntax, table=True, fragments=1, extended=False, change=None):
+    "One enhanced file of compressed frames, with a table of offsets or without"
+    def do(files):
+        import pydicom
+        from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
+        in_one_file(files)
+        path, single = files[0].parent / 'all.dcm', files[0].parent / 'single'
+        ds, frames = pydicom.dcmread(path), []
+        pixels = ds.pixel_array
+        for picture in pixels:
+            one = pydicom.dcmread(path)
+            del one.SharedFunctionalGroupsSequence, one.PerFrameFunctionalGroupsSequence
+            one.NumberOfFrames, one.PixelData, one.SOPClassUID = 1, picture.tobytes(), pydicom.uid.CTImageStorage
+            one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
+            one.save_as(single, enforce_file_format=True)
+            compressed(syntax)([single])
+            one = pydicom.dcmread(single)
+            frames += generate_frames(one.PixelData, number_of_frames=1)
+        single.unlink()
+        ds.file_meta.TransferSyntaxUID = one.file_meta.TransferSyntaxUID
+        if extended: ds.PixelData, ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+        else: ds.PixelData = encapsulate(frames, fragments_per_frame=fragments, has_bot=table)
+        ds['PixelData'].VR, ds['PixelData'].is_undefined_length = 'OB', True
+        if change: change(ds)
+        ds.save_as(path, enforce_file_format=True)
+    return do
+
+
+def fewer(ds): ds.PixelData = ds.PixelData[:len(ds.PixelData)*2//3] + bytes(len(ds.PixelData) % 2)
+def noise(ds): ds.PixelData = ds.PixelData[:500] + bytes(len(ds.PixelData) - 500)
+
+
+FRAMES = {
+    'RLE frames': compressed_in_one_file('RLE'), 'RLE bare': compressed_in_one_file('RLE', table=False),
+    'JPEG frames': compressed_in_one_file('JPEGLosslessProcess14_1', fragments=2),
+    'JPEG extended': compressed_in_one_file('JPEGLosslessProcess14_1', extended=True),
+    'JPEG 2000 frames': compressed_in_one_file('JPEG2000Lossless', table=False, fragments=2),
+    'JPEG-LS frames': compressed_in_one_file('JPEGLSLossless', table=False),
+    'JPEG-LS pieces': compressed_in_one_file('JPEGLSLossless', table=False, fragments=3),
+    'cut': compressed_in_one_file('RLE', change=fewer), 'cut bare': compressed_in_one_file('RLE', table=False, change=fewer),
+    'noise': compressed_in_one_file('JPEG2000Lossless', change=noise)}
+
+
+def test_frames_as_python_reads_them(node, tmp_path):
+    pytest.importorskip('pydicom')
+    who = make_subject(3, (40, 36, 10))
+    for name, change in FRAMES.items(): change(write_series(who.hu, who.affine, tmp_path / name))
+    answers = series_as_python_reads_them(node, tmp_path, FRAMES)
+    assert sum('bad' not in answer for answer in answers) == 7
+    shutil.copy(tmp_path / 'RLE frames/all.dcm', tmp_path / 'all.dcm')
+    (tmp_path / 'all.zip').write_bytes(packed(tmp_path / 'all.dcm'))
+    series_as_python_reads_them(node, tmp_path, ['all.dcm', 'all.zip'])
+
+
 SERIES = {
     'plain': {}, 'sagittal': dict(codes='PIR'), 'coronal': dict(codes='LIA'), 'upwards': dict(codes='RAS'),
     'mr': dict(Modality='MR'), 'nowhere': dict(ImagePositionPatient=None),
@@ -366,9 +468,15 @@ def test_dicom_series_as_python_reads_them(node, tmp_path):
     for name, what in SERIES.items():
         files = write_series(who.hu, who.affine, tmp_path / name, **(what if isinstance(what, dict) else {}))
         if callable(what): what(files)
-    answers = node(*(dict(job='series', path=tmp_path / name, out=tmp_path / f'{name}.raw',
-                          mask=tmp_path / f'{name}.nii.gz') for name in SERIES))
-    for answer, name in zip(answers, SERIES): same_series(answer, tmp_path, name)
+    series_as_python_reads_them(node, tmp_path, SERIES)
+
+
+def series_as_python_reads_them(node, folder, names):
+    "Check that the page reads some folders or files as Python does"
+    answers = node(*(dict(job='series', path=folder / name, out=folder / f'{name}.raw', mask=folder / f'{name}.nii.gz')
+                     for name in names))
+    for answer, name in zip(answers, names): same_series(answer, folder, name)
+    return answers
 
 
 def same_series(answer, folder, name):
@@ -389,8 +497,110 @@ def same_series(answer, folder, name):
     np.testing.assert_allclose(ours.get_qform(), theirs.get_qform(), rtol=1e-5, atol=1e-3, err_msg=name)
 
 
-# The page itself
+def packed(*files, method=zipfile.ZIP_DEFLATED, top='', **more):
+    "An archive of files, with further content by name"
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w', method) as z:
+        for f in files: z.write(f, f'{top}{f.name}')
+        for name, raw in more.items(): z.writestr(name, raw)
+    return out.getvalue()
 
+
+def archives(folder, files):
+    "Archives of a series, whole and spoiled, by name"
+    plain, bare = packed(*files), packed(*files, method=zipfile.ZIP_STORED)
+    def changed(raw, at, value):
+        out = bytearray(raw)
+        out[at:at + len(value)] = value
+        return bytes(out)
+    entry, record, end = plain.index(b'PK\1\2'), bare.index(b'PK\1\2'), plain.rindex(b'PK\5\6')
+    swelling = changed(plain, plain.index(b'PK\1\2') + 24, (2**31 + 2**30).to_bytes(4, 'little'))
+    zeros = packed(**{str(k): bytes(2**20) for k in range(3)})
+    claims = zeros
+    for k in range(3):
+        at = -1
+        for _ in range(k + 1): at = claims.index(b'PK\1\2', at + 1)
+        claims = changed(claims, at + 24, (2**31 - 1).to_bytes(4, 'little'))
+    nested = packed(**{'p.zip': packed(*files, top='PATIENT/'), 'm.zip': packed(**{'a.txt': b'x'}), '__MACOSX/._p': b'x'})
+    names = {
+        'plain': plain, 'stored': bare, 'inside': packed(*files, top='a/b/'), 'nested': nested,
+        'hidden': packed(*files, **{'.DS_Store': b'x', '__MACOSX/._image_0': b'x', 'a/.b/image_0': files[0].read_bytes()}),
+        'climbs': packed(*files[1:], **{'../../image_0': files[0].read_bytes(), 'x\\y': b'text'}),
+        'old names': packed(**{f'Kür{k}'.encode('cp437').decode('latin-1'): f.read_bytes() for k, f in enumerate(files)}),
+        'accents': packed(**{f'Lëber_{k}': f.read_bytes() for k, f in enumerate(files)}),
+        'remark': plain[:end + 20] + (9).to_bytes(2, 'little') + b'a remark.', 'twice': packed(*files, *files[:2]),
+        'scan': packed(**{'a.nii': bytes(400)}), 'folders': packed(**{'a/': b'', 'b/': b''}), 'nothing': packed(),
+        'no archive': files[0].read_bytes(), 'empty': b'', 'cut': plain[:len(plain)//2], 'short': plain[:-30],
+        'before': b'MZ' + plain, 'sum': changed(plain, entry + 16, b'abcd'), 'claim': changed(plain, entry + 24, b'\x09\0\0\0'),
+        'large': swelling, 'bomb': claims, 'place': changed(plain, entry + 42, b'\7'), 'method': changed(plain, entry + 10, b'\x09'),
+        'mark': changed(plain, entry, b'PK\1\3'), 'version': changed(plain, entry + 6, b'\x50'),
+        'locked': changed(plain, entry + 8, b'\1'), 'stream': changed(plain, 60, b'\xff'*40),
+        'pixels': changed(bare, record//2, b'\xff'*3), 'other name': changed(plain, 30, b'X'),
+        'disks': plain[:end] + b'PK\6\7' + (1).to_bytes(4, 'little') + bytes(12) + plain[end:],
+        'mr': packed(*write_series(np.zeros((9, 9, 3)), np.eye(4), folder / 'mr', Modality='MR')),
+        'not whole': packed(*files[1:], **{files[0].name: files[0].read_bytes()[:700]})}
+    for name, raw in names.items(): (folder / f'{name}.zip').write_bytes(raw)
+    (folder / 'in a folder').mkdir()
+    (folder / 'in a folder/p.zip').write_bytes(plain)
+    (folder / 'in a folder/q.zip').write_bytes(packed(*files[:3], top='again/'))
+    with zipfile.ZipFile(folder / 'long.zip', 'w') as z: # with the records of archives beyond 4 GiB
+        for f in files:
+            with z.open(f.name, 'w', force_zip64=True) as out: out.write(f.read_bytes())
+    inner = b'nothing'
+    for level in range(4):
+        inner = packed(**{f'{k}.zip' if level else f'{k}.txt': inner for k in range(8)})
+    (folder / 'many.zip').write_bytes(inner)
+    return [*(f'{name}.zip' for name in names), 'in a folder', 'long.zip', 'many.zip']
+
+
+def test_archives_as_python_reads_them(node, tmp_path):
+    pytest.importorskip('pydicom')
+    who = make_subject(3, (40, 36, 10))
+    names = archives(tmp_path, write_series(who.hu, who.affine, tmp_path / 'series'))
+    answers = series_as_python_reads_them(node, tmp_path, names)
+    assert sum('bad' not in answer for answer in answers) == 12
+
+
+def test_a_file_that_unpacks_to_more_than_it_says(node, tmp_path):
+    pytest.importorskip('pydicom')
+    from test_hostile import deflated as packed_again
+    who = make_subject(3, (40, 36, 10))
+    for name, more in (('plain', 0), ('large', 40)):
+        files = write_series(who.hu, who.affine, tmp_path / name)
+        for file in files: packed_again(file)
+        if more: packed_again(files[2], more)
+    cut = write_series(who.hu, who.affine, tmp_path / 'cut')[4]
+    packed_again(cut)
+    cut.write_bytes(cut.read_bytes()[:-900])
+    plain, large, short = series_as_python_reads_them(node, tmp_path, ['plain', 'large', 'cut'])
+    assert 'bad' not in plain and 'unpacks to more' in large['bad'] and 'truncated' in short['bad']
+
+
+def test_masks_and_other_formats_are_named(node, tmp_path):
+    pytest.importorskip('highdicom')
+    from liverseg.dicom import read_series
+    from liverseg.seg import write_seg
+    who = make_subject(3, (40, 36, 10))
+    write_series(who.hu, who.affine, tmp_path / 'series')
+    series = read_series(tmp_path / 'series')
+    write_seg(tmp_path / 'liver.dcm', series, series.data > 50)
+    (tmp_path / 'a.nrrd').write_bytes(b'NRRD0004')
+    (tmp_path / 'b.mha').write_bytes(b'ObjectType = Image')
+    shutil.copy(series.files[3], tmp_path / 'one.dcm')
+    seg, nrrd, mha, one = node(*(dict(job='series', path=tmp_path / f) for f in ('liver.dcm', 'a.nrrd', 'b.mha', 'one.dcm')))
+    assert seg['bad'] == 'liver.dcm: is a DICOM SEG, which holds a mask and no scan; give the CT series'
+    for name, answer in (('a.nrrd', nrrd), ('b.mha', mha)): assert answer['bad'].startswith(f'{name}: is NRRD or MetaImage')
+    assert one['shape'] == [40, 36, 1] and one['notes'] == [str(n) for n in read_volume(tmp_path / 'one.dcm').notes]
+
+
+def test_packings_that_only_python_knows(node, tmp_path):
+    files = write_series(np.zeros((9, 9, 3)), np.eye(4), tmp_path / 'series')
+    for name in ('BZIP2', 'LZMA'): (tmp_path / f'{name}.zip').write_bytes(packed(*files, method=getattr(zipfile, f'ZIP_{name}')))
+    first, second = node(*(dict(job='series', path=tmp_path / f'{n}.zip') for n in ('BZIP2', 'LZMA')))
+    assert 'BZIP2.zip/image_0: is packed with bzip2' in first['bad'] and 'with LZMA' in second['bad']
+
+
+# The page itself
 
 
 class Served:
@@ -461,11 +671,12 @@ class Page:
     def result(self):
         "The result, or the error message"
         return self.until(lambda: self.wrong() or self.browser.execute_script('return window.tryResult'), 'result')
-    def give(self, path, thorough=False):
+    def give(self, path, thorough=False, more=()):
         self.forget()
         box = self.browser.find_element('id', 'try-thorough')
         if box.is_selected() != thorough: self.click('thorough')
-        self.browser.find_element('id', 'try-folder' if path.is_dir() else 'try-file').send_keys(str(path))
+        paths = '\n'.join(map(str, [path, *more]))
+        self.browser.find_element('id', 'try-folder' if path.is_dir() else 'try-file').send_keys(paths)
         return self.result()
     def save(self, folder, name):
         "The file that the page saves"
@@ -573,8 +784,32 @@ def test_wrong_files_in_the_page(served, browser, phantom, tmp_path):
     page = Page(browser, served.address)
     for path in chosen: assert page.give(path) == python_says(path)
     pytest.importorskip('pydicom')
-    write_series(phantom.hu[:, :, :3], phantom.affine, tmp_path / 'mr', Modality='MR')
+    files = write_series(phantom.hu[:, :, :3], phantom.affine, tmp_path / 'mr', Modality='MR')
     assert page.give(tmp_path / 'mr') == python_says(tmp_path / 'mr')
+    (tmp_path / 'mr.zip').write_bytes(packed(*files))
+    (tmp_path / 'zeros.zip').write_bytes(packed(**{'1': bytes(2**28)}))
+    for name in ('mr.zip', 'zeros.zip'): assert page.give(tmp_path / name) == python_says(tmp_path / name)
+
+
+@needs_browser
+@pytest.mark.all
+@pytest.mark.parametrize('kind', ['zip', 'pair', 'frames'])
+def test_a_scan_in_other_files(served, browser, downloads, segmenter, tmp_path, kind):
+    pytest.importorskip('pydicom')
+    who = make_subject(12, (96, 96, 5), (3.6, 3.6, 12))
+    if kind == 'pair': nib.save(nib.Nifti1Pair(who.hu, who.affine), tmp_path / 'scan.img')
+    else: files = write_series(who.hu, who.affine, tmp_path / 'series')
+    if kind == 'zip': (tmp_path / 'scan.zip').write_bytes(packed(*files, top='CT/'))
+    if kind == 'frames':
+        compressed_in_one_file('JPEGLosslessProcess14_1')(files)
+        (tmp_path / 'series/all.dcm').rename(tmp_path / 'scan.dcm')
+    scan = tmp_path / {'zip': 'scan.zip', 'pair': 'scan.hdr', 'frames': 'scan.dcm'}[kind]
+    page = Page(browser, served.address)
+    result = page.give(scan, more=[scan.with_suffix('.img')] if kind == 'pair' else [])
+    if kind == 'frames':
+        from liverseg.predict import predict
+        assert result['volume_ml'] == predict(scan, tmp_path / 'python.nii.gz', segmenter).result()['volume_ml']
+    else: as_predicted(result, page.save(downloads, 'scan_liver.nii.gz'), scan, segmenter, tmp_path)
 
 
 @needs_browser

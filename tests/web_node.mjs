@@ -1,5 +1,5 @@
 // The page's modules in Node, for tests/test_web.py: node web_node.mjs FOLDER JOB.json, where the job lists what to do.
-import {openAsBlob, readFileSync, readdirSync, writeFileSync} from 'node:fs'
+import {openAsBlob, readFileSync, readdirSync, statSync, writeFileSync} from 'node:fs'
 import {basename, dirname, relative} from 'node:path'
 import {pathToFileURL} from 'node:url'
 
@@ -23,16 +23,17 @@ const facts = vol => ({shape: vol.shape, affine: vol.affine, spacing: vol.spacin
   notes: vol.notes.map(n => n.text)})
 
 const jobs = {
-  // Read a scan; its voxels in RAS order go to `out`
-  async read({path, out}) {
-    const vol = await nifti.readNifti(await fileOf(path))
+  // Read a scan, of which `pair` may have the voxels; those go to `out` in RAS order
+  async read({path, pair, out}) {
+    const vol = await nifti.readNifti(await fileOf(path), () => {}, pair && await fileOf(pair))
     if (out) writeFileSync(out, ras(vol))
     return {...facts(vol), odd: check.notHu(check.histogram(vol.data)).map(n => n.text)}
   },
-  // Read the files of a folder as a DICOM series; a mask of what is above a threshold goes to `mask`
-  async series({path, out, mask}) {
-    const names = readdirSync(path, {recursive: true, withFileTypes: true}).filter(e => e.isFile()).map(e => `${e.parentPath ?? e.path}/${e.name}`)
-    const files = await Promise.all(names.map(async n => Object.assign(await fileOf(n), {path: relative(dirname(path), n), folder: true})))
+  // Read a file, or those of a folder, as they are dropped on the page; a mask of what is above a threshold goes to `mask`
+  async series({path, paths, out, mask}) {
+    const isFolder = statSync(path).isDirectory()
+    const names = isFolder ? readdirSync(path, {recursive: true, withFileTypes: true}).filter(e => e.isFile()).map(e => `${e.parentPath ?? e.path}/${e.name}`) : paths ?? [path]
+    const files = await Promise.all(names.map(async n => Object.assign(await fileOf(n), {path: relative(dirname(path), n), folder: isFolder})))
     await scan.loadDecoder(readFileSync(`${folder}/vendor/dcm2niix.wasm`))
     const vol = await scan.readScan(files, basename(path), () => {})
     if (out) writeFileSync(out, ras(vol))
@@ -44,8 +45,8 @@ const jobs = {
   },
   async sha256({paths}) { return paths.map(p => sha.sha256(new Uint8Array(readFileSync(p)))) },
   // Read a scan and write a mask of what is above a threshold on its grid
-  async mask({path, above, out}) {
-    const vol = await nifti.readNifti(await fileOf(path))
+  async mask({path, pair, above, out}) {
+    const vol = await nifti.readNifti(await fileOf(path), () => {}, pair && await fileOf(pair))
     const blob = nifti.maskFile(vol.head, Uint8Array.from(vol.data, v => v > above))
     writeFileSync(out, Buffer.from(await (await nifti.gzipped(blob)).arrayBuffer()))
     return facts(vol)

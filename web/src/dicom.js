@@ -1,9 +1,10 @@
 // A folder of DICOM files as one volume, or why that cannot be done: liverseg/dicom.py and dicom_files.py, in the same words.
-import dcm2niix from './vendor/dcm2niix.js'
-import {BadInput, general, note, rint} from './words.js'
+import {BadInput, general, note, rint, size} from './words.js'
 import {AIR, cross, dot, intoRas} from './volume.js'
-import {checkMemory, headerNotes, newHeader, parseHeader} from './nifti.js'
-import {Header, PIXELS, parseDicom, saysDicom} from './dicomfile.js'
+import {Entry, byName, filesBelow, pathOf} from './archive.js'
+import {MOST, checkMemory, headerNotes, newHeader} from './nifti.js'
+import {Header, PIXELS, mayBeDicom, parseDicom, saysDicom} from './dicomfile.js'
+import {SYNTAXES, decoded, framesIn} from './packed.js'
 import {sha256} from './sha256.js'
 
 const T = {imageType: 0x80008, frameType: 0x89007, sopClass: 0x80016, mediaClass: 0x20002, modality: 0x80060, acquired: 0x80032,
@@ -17,32 +18,38 @@ const PHASE_TAGS = [['AcquisitionNumber', T.acquisition], ['TemporalPositionIden
   ['ImageType', T.imageType], ['AcquisitionTime', T.acquired]] // what may separate two scans of one series
 const NUMBERS = new Set([T.temporalIndex]) // those of them that are not text
 const REFORMAT = /MPR|MIP|MINIP|REFORMAT|PROJECTION/
-const CT = ['1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.2.1'], MOST = 2**30, SAME = .01
-const SYNTAXES = {'1.2.840.10008.1.2.5': 'RLE Lossless', '1.2.840.10008.1.2.4.50': 'JPEG Baseline (Process 1)',
-  '1.2.840.10008.1.2.4.57': 'JPEG Lossless, Non-Hierarchical (Process 14)',
-  '1.2.840.10008.1.2.4.70': 'JPEG Lossless, Non-Hierarchical, First-Order Prediction (Process 14 [Selection Value 1])',
-  '1.2.840.10008.1.2.4.80': 'JPEG-LS Lossless Image Compression', '1.2.840.10008.1.2.4.81': 'JPEG-LS Lossy (Near-Lossless) Image Compression',
-  '1.2.840.10008.1.2.4.90': 'JPEG 2000 Image Compression (Lossless Only)', '1.2.840.10008.1.2.4.91': 'JPEG 2000 Image Compression'}
+const CT = ['1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.2.1'], VOXELS = 2**30, SAME = .01, LARGE = 2**26
+const MASKS = {'1.2.840.10008.5.1.4.1.1.66.4': 'SEG', '1.2.840.10008.5.1.4.1.1.66.7': 'SEG', '1.2.840.10008.5.1.4.1.1.481.3': 'RTSTRUCT'}
 const LPS = [-1, -1, 1] // mm to the left and back as mm to the right and front, or back again
 
-const pathOf = file => file.path ?? (file.webkitRelativePath || file.name)
 const nameOf = path => path.split('/').at(-1)
-const parentOf = path => path.split('/').at(-2) ?? ''
-const naturalKey = name => name.toLowerCase().replace(/[0-9]+/g, m => m.padStart(64, '0'))
-const compare = (a, b) => a < b ? -1 : a > b ? 1 : 0
-const byName = (a, b) => compare(naturalKey(a), naturalKey(b)) || compare(a, b)
-const byPath = (a, b) => {
-  const [p, q] = [a.split('/'), b.split('/')]
-  for (let i = 0; i < Math.min(p.length, q.length); i++) if (p[i] !== q[i]) return byName(p[i], q[i])
-  return p.length - q.length
-}
+const parentOf = path => path.split('/').at(-2)
 
 export async function isDicomFile(file) { return saysDicom(new Uint8Array(await file.slice(0, 132).arrayBuffer())) }
 
+// Raise BadInput if a file is a mask rather than pictures
+export async function checkNoMask(file) {
+  const found = await parsed(file), kind = MASKS[found ? new Header(found.elements, found.le).text(T.sopClass) : '']
+  if (kind)
+    throw new BadInput(`${pathOf(file)}: is a DICOM ${kind}, which holds ${kind === 'SEG' ? 'a mask' : 'outlines'} and no scan; give the CT series`)
+}
+
 const damaged = (path, why) => new BadInput(`${path}: is a damaged DICOM file (${why}); copy or export it again`)
 
+// The bytes of a file; of a large one that is not DICOM only the first
+async function contents(file) {
+  if (file instanceof Entry) return file.bytes(mayBeDicom)
+  const head = file.size > LARGE ? new Uint8Array(await file.slice(0, 132).arrayBuffer()) : null
+  if (head && !mayBeDicom(head)) return head
+  if (file.size > MOST)
+    throw new BadInput(`${pathOf(file)}: has ${size(file.size)}, and the limit of this page is ${size(MOST)}; use \`liverseg predict\` on the `
+                       + 'command line')
+  return new Uint8Array(await file.arrayBuffer())
+}
+
 async function parsed(file) {
-  try { return parseDicom(new Uint8Array(await file.arrayBuffer())) } catch (e) { throw damaged(pathOf(file), e.message ?? e) }
+  const raw = await contents(file)
+  try { return parseDicom(raw, pathOf(file)) } catch (e) { throw e instanceof BadInput ? e : damaged(pathOf(file), e.message ?? e) }
 }
 
 // The pictures of a file, each with what its header says; null for what is not DICOM
@@ -109,9 +116,10 @@ function paddingOf(h, bits) {
 
 async function picturesIn(files, folder, seen) {
   const found = []
-  for (const [i, file] of files.entries()) {
+  const count = {}
+  for await (const file of filesBelow(files, count)) {
     found.push([file, await slicesOf(file)])
-    await seen((i + 1)/files.length/2)
+    await seen(found.length/count.known/2)
   }
   const like = path => `${path.slice(0, path.lastIndexOf('/') + 1)}|${nameOf(path).toLowerCase().replace(/[0-9a-f]+/g, '#')}`
   const known = new Set(found.filter(([, s]) => s?.length).map(([f]) => like(pathOf(f))))
@@ -138,7 +146,7 @@ function grouped(pictures) {
 
 function listed(groups) {
   const count = g => g.length === 1 ? '1 slice' : `${g.length} slices`
-  return groups.slice(0, 8).map(g => `${g[0].kind} (${count(g)}, ${parentOf(g[0].path)}/${nameOf(g[0].path)})`).join(', ')
+  return groups.slice(0, 8).map(g => `${g[0].kind} (${count(g)}, ${[parentOf(g[0].path), nameOf(g[0].path)].filter(Boolean).join('/')})`).join(', ')
     + (groups.length > 8 ? ' …' : '')
 }
 
@@ -164,7 +172,7 @@ async function hasAir(group) {
 
 function checkSeries(slices) {
   const [s] = slices, [rows, cols] = s.shape, n = slices.length
-  if (!(rows > 0 && rows <= 8192 && cols > 0 && cols <= 8192 && rows*cols*n <= MOST))
+  if (!(rows > 0 && rows <= 8192 && cols > 0 && cols <= 8192 && rows*cols*n <= VOXELS))
     throw new BadInput(`${s.path}: claims ${n} slices of ${rows}×${cols} pixels, which no CT has; it is damaged, export it again`)
   for (const t of slices) {
     if (!['MONOCHROME2', ''].includes(t.grey))
@@ -184,10 +192,6 @@ function checkSeries(slices) {
     throw new BadInput(`${s.path}: its rows and columns are not at right angles; export it again`)
 }
 
-let decoder = null // the bytes of dcm2niix.wasm
-
-export async function loadDecoder(bytes) { decoder = bytes }
-
 let last = {file: null, found: null} // several slices of one file are read in a row
 
 // The stored values of a picture, row after row
@@ -195,7 +199,7 @@ async function storedPixels(s) {
   if (last.file !== s.file) last = {file: s.file, found: await parsed(s.file)}
   const {elements, le, syntax, compressed} = last.found, [rows, cols] = s.shape, count = rows*cols
   const here = elements.get(PIXELS), frames = new Header(elements, le).number(T.frames, 1) || 1, width = s.allocated/8
-  if (compressed || here?.fragments) return unpackedPixels(s, syntax, count)
+  if (compressed || here?.fragments) return unpackedPixels(s, last.found, frames)
   const need = count*frames*width
   if (here && here.bytes.length - need > 1)
     throw new BadInput(`${s.path}: holds ${here.bytes.length - need} bytes more than ${rows} rows of ${cols} pixels need; it is `
@@ -209,28 +213,17 @@ async function storedPixels(s) {
   return Float64Array.from({length: count}, (_, i) => view[`get${kind}`](i*width, le))
 }
 
-// The same of a file whose pixels are compressed, by dcm2niix
-async function unpackedPixels(s, syntax, count) {
-  const name = SYNTAXES[syntax] ?? syntax, [rows, cols] = s.shape
-  if (!SYNTAXES[syntax])
+// The same of a file whose pixels are compressed
+async function unpackedPixels(s, found, count) {
+  const name = SYNTAXES[found.syntax] ?? found.syntax
+  if (!SYNTAXES[found.syntax])
     throw new BadInput(`${s.path}: is compressed as ${name}, which this page cannot decode; export it uncompressed`)
-  const broken = new BadInput(`${s.path}: its pixels, compressed as ${name}, cannot be decoded; the file is truncated or damaged, copy it again`)
-  const quiet = () => {}, tool = await dcm2niix({wasmBinary: decoder, print: quiet, printErr: quiet, noInitialRun: true})
-  for (const folder of ['/in', '/out']) tool.FS.mkdir(folder)
-  tool.FS.writeFile('/in/x.dcm', new Uint8Array(await s.file.arrayBuffer()))
-  try { tool.callMain(['-s', 'y', '-z', 'n', '-b', 'n', '-w', '1', '-f', 'out', '-o', '/out', '/in/x.dcm']) } catch { throw broken }
-  const found = tool.FS.readdir('/out').filter(n => n.endsWith('.nii'))
-  if (found.length !== 1) throw broken
-  const raw = tool.FS.readFile(`/out/${found[0]}`), head = parseHeader(raw, s.path, false)
-  const Kind = {2: Uint8Array, 4: Int16Array, 512: Uint16Array, 8: Int32Array}[head.datatype]
-  if (!Kind || head.shape[0] !== cols || head.shape[1] !== rows || head.shape.slice(2).some(n => n > 1)) throw broken
-  const values = new Kind(raw.slice(head.offset).buffer, 0, count), out = new Float64Array(count)
-  const along = (axis, j) => dot(head.affine.slice(0, 3).map(row => row[j]), axis.map((v, i) => v*LPS[i]))
-  const placed = !s.axes.flat().some(Number.isNaN)
-  const turnX = placed && along(s.axes[0], 0) < 0, turnY = placed ? along(s.axes[1], 1) < 0 : true
-  for (let y = 0, o = 0; y < rows; y++) for (let x = 0; x < cols; x++)
-    out[o++] = values[(turnY ? rows - 1 - y : y)*cols + (turnX ? cols - 1 - x : x)]
-  return out
+  try {
+    found.frames ??= framesIn(found, count)
+    return await decoded(found.frames[s.frame], s, found.syntax)
+  } catch (e) {
+    throw new BadInput(`${s.path}: its pixels, compressed as ${name}, cannot be decoded; the file is truncated or damaged, copy it again`)
+  }
 }
 
 // HU of one picture; float64 numbers, whole where slope and intercept are
@@ -383,9 +376,8 @@ async function stacked(slices, seen) {
 
 // The longest CT series among some files as a volume in RAS; raises BadInput
 export async function readSeries(files, folder, seen = () => {}) {
-  const hidden = path => path.split('/').some(part => part.startsWith('.') || part === '__MACOSX'), notes = []
-  const sorted = [...files].filter(f => !hidden(pathOf(f))).sort((a, b) => byPath(pathOf(a), pathOf(b)))
-  let slices = await chosen(folder, grouped(await picturesIn(sorted, folder, seen)), notes)
+  const notes = []
+  let slices = await chosen(folder, grouped(await picturesIn(files, folder, seen)), notes)
   checkSeries(slices)
   slices = await withoutTwins(placed(slices, folder, notes), notes)
   slices = onePhase(slices, notes)

@@ -1,21 +1,25 @@
 // One DICOM file parsed: its data elements by tag, its sequences, the position of its pixels.
-import {inflateRaw} from './vendor/pako.js'
+import {Inflate} from './vendor/pako.js'
+import {BadInput} from './words.js'
 
 const IMPLICIT = '1.2.840.10008.1.2', EXPLICIT = '1.2.840.10008.1.2.1', BIG = '1.2.840.10008.1.2.2'
 const DEFLATED = '1.2.840.10008.1.2.1.99'
 const LONG = new Set(['OB', 'OD', 'OF', 'OL', 'OV', 'OW', 'SQ', 'SV', 'UC', 'UN', 'UR', 'UT', 'UV'])
 const UNDEFINED = 0xffffffff
+const HEAD = 2**24 // bytes; more than the header of a CT needs
 export const PIXELS = 0x7fe00010
 
 const text = bytes => String.fromCharCode(...bytes.subarray(0, 4096)).replace(/[\0 ]+$/, '').trim()
 
 export const saysDicom = bytes => bytes.length >= 132 && String.fromCharCode(...bytes.subarray(128, 132)) === 'DICM'
 
+// Can these be the first bytes of a DICOM file, perhaps one without `DICM`?
+export const mayBeDicom = bytes => saysDicom(bytes) || ['2,0', '8,0', '0,8'].includes(bytes.subarray(0, 2).join())
+
 // The file as {elements: Map of tag to {at, length, bytes}, syntax, meta}; null for what is not DICOM
-export function parseDicom(bytes) {
-  const told = saysDicom(bytes)
-  const [a, b] = bytes
-  if (!told && !(a === 2 && b === 0 || a === 8 && b === 0 || a === 0 && b === 8)) return null
+export function parseDicom(bytes, path) {
+  if (!mayBeDicom(bytes)) return null
+  const told = saysDicom(bytes), [a] = bytes
   let at = told ? 132 : 0, syntax = ''
   const meta = new Map()
   if (told || a === 2) {
@@ -23,7 +27,7 @@ export function parseDicom(bytes) {
     syntax = meta.has(0x20010) ? text(meta.get(0x20010).bytes) : ''
   }
   if (syntax === DEFLATED) {
-    bytes = inflateRaw(bytes.subarray(at))
+    bytes = unpacked(bytes.subarray(at), path)
     at = 0
   }
   const how = syntax ? {explicit: syntax !== IMPLICIT, le: syntax !== BIG} : guessed(bytes, at)
@@ -31,6 +35,39 @@ export function parseDicom(bytes) {
   elements(bytes, at, bytes.length, how, found)
   const compressed = Boolean(syntax) && ![IMPLICIT, EXPLICIT, BIG, DEFLATED].includes(syntax)
   return {elements: found, meta, le: how.le, syntax, compressed, told}
+}
+
+// The deflated part of a file, as far as its header announces; raises BadInput for one that unpacks to more
+function unpacked(packed, path) {
+  const parts = [], inflate = new Inflate({raw: true, chunkSize: 2**20})
+  let n = 0, most = HEAD
+  const whole = () => {
+    const out = new Uint8Array(n)
+    let at = 0
+    for (const part of parts) { out.set(part, at); at += part.length }
+    return out
+  }
+  inflate.onData = part => {
+    parts.push(part)
+    n += part.length
+    if (n <= most) return
+    if (most === HEAD) most = HEAD + pixelBytes(whole())
+    if (n > most)
+      throw new BadInput(`${path}: unpacks to more than the pixels that its header announces; it is damaged, export it again`)
+  }
+  inflate.onEnd = status => { if (status) throw new Error(inflate.strm.msg) }
+  inflate.push(packed, false)
+  const {strm: {output, next_out}} = inflate
+  if (!inflate.ended && next_out < output?.length) inflate.onData(output.subarray(0, next_out)) // of a truncated file
+  return whole()
+}
+
+// The number of bytes of pixels that the beginning of a file announces
+function pixelBytes(bytes) {
+  const found = new Map()
+  elements(bytes, 0, bytes.length, {explicit: true, le: true, until: tag => tag >>> 16 === 0x7fe0}, found)
+  const header = new Header(found, true), short = (tag, other) => header.short(tag, other)
+  return short(0x280010, 0)*short(0x280011, 0)*short(0x280002, 1)*(header.number(0x280008, 1) || 1)*short(0x280100, 0)/8
 }
 
 // How a file without a meta header is written

@@ -55,9 +55,9 @@ function inflating(name) {
 
 const cannot = (name, why) => new BadInput(`${name}: cannot be read as NIfTI (${why}); give a .nii or .nii.gz file`)
 
-// A file's header as plain values; raises BadInput for one that makes no sense
-export function parseHeader(raw, name, gz) {
-  const unknown = gz ? 'Binary block is wrong size' : `Cannot work out file type of "${name}"`
+// A file's header as plain values; raises BadInput for one that makes no sense. `kind`: 'gz', 'nii', or 'pair'
+export function parseHeader(raw, name, kind) {
+  const unknown = kind === 'gz' ? 'Binary block is wrong size' : `Cannot work out file type of "${name}"`
   if (raw.length < 348) throw cannot(name, unknown)
   const view = new DataView(raw.buffer, raw.byteOffset, raw.length)
   const second = [true, false].find(le => view.getInt32(0, le) === 540)
@@ -65,10 +65,14 @@ export function parseHeader(raw, name, gz) {
   if (v2 && raw.length < 540) throw cannot(name, unknown)
   const le = v2 ? second : littleEndian(view)
   const magic = String.fromCharCode(...raw.subarray(v2 ? 4 : 344, v2 ? 8 : 348)).replace(/\0+$/, '')
-  if (!gz && !/^(n\+|ni)[12]$/.test(magic)) throw cannot(name, unknown)
+  if (kind !== 'gz' && !/^(n\+|ni)[12]$/.test(magic)) {
+    if (kind === 'pair' && [true, false].some(e => view.getInt32(0, e) === 348))
+      throw new BadInput(`${name}: is a Spm2AnalyzeImage, not NIfTI; convert it to .nii.gz first`)
+    throw cannot(name, unknown)
+  }
   const head = v2 ? secondVersion(view, le) : firstVersion(view, le)
   Object.assign(head, {raw: raw.slice(0, v2 ? 540 : 348), le, v2, magic, lengths: head.pixdim.slice(1, 1 + Math.min(3, head.dim[0]))})
-  checkHeader(head, name)
+  checkHeader(head, name, kind)
   return head
 }
 
@@ -100,7 +104,7 @@ function secondVersion(view, le) {
 }
 
 // Refuse what nibabel refuses, and correct what it corrects
-function checkHeader(head, name) {
+function checkHeader(head, name, kind) {
   const {datatype, magic, offset} = head, smallest = head.v2 ? 544 : 352
   if (NOTHING.has(datatype)) throw cannot(name, `data code ${datatype} not supported`)
   if (!TYPES[datatype] && !OTHERS[datatype]) throw cannot(name, `data code ${datatype} not recognized`)
@@ -108,8 +112,6 @@ function checkHeader(head, name) {
   if (magic !== single && magic !== pair) throw cannot(name, `magic string '${magic}' is not valid`)
   if (magic === single && offset !== 0 && offset < smallest)
     throw cannot(name, `vox offset ${Math.trunc(offset)} too low for single file nifti1`)
-  if (magic === pair)
-    throw new BadInput(`${name}: is the header of a pair of files; convert both to one .nii.gz`)
   head.bits = (TYPES[datatype] ?? OTHERS[datatype])[1]*8
   head.pixdim = head.pixdim.map((v, i) => i < 1 || i > 3 ? v : v === 0 ? 1 : Math.abs(v))
   if (Math.abs(head.pixdim[0]) !== 1) head.pixdim[0] = 1
@@ -119,7 +121,7 @@ function checkHeader(head, name) {
   const told = head.dim[0] >= 0 && head.dim[0] < 8 ? head.dim[0] : 7
   head.shape = head.dim.slice(1, 1 + told)
   head.affine = bestAffine(head, name)
-  if (magic === single && offset < (head.v2 ? 540 : 348))
+  if (kind !== 'pair' && offset < (head.v2 ? 540 : 348))
     throw new BadInput(`${name}: says that its voxels begin at byte ${offset}, within its own header; export it again`)
   if (!head.sform && head.lengths.includes(0) && (head.qform || head.lengths.some(Boolean)))
     throw new BadInput(`${name}: says that its voxels have the size ${head.lengths.map(v => general(v)).join('×')} mm; `
@@ -212,10 +214,10 @@ class Voxels {
   }
 }
 
-// Read a NIfTI file (a File, or a Blob with a name) into canonical orientation; raises BadInput.
-// `seen` is called with the share of the bytes read
-export async function readNifti(file, seen = () => {}) {
-  const {name} = file, gz = isGz(name)
+// Read a NIfTI file (a File, or a Blob with a name) into canonical orientation; raises BadInput. `image` has the voxels of a
+// header alone; `seen` is called with the share of the bytes read
+export async function readNifti(file, seen = () => {}, image = null) {
+  const {name} = file, gz = !image && isGz(name), kind = image ? 'pair' : gz ? 'gz' : 'nii', source = image ?? file
   if (!file.size) throw cannot(name, gz ? 'it is empty' : `Empty file: '${name}'`)
   const start = new Uint8Array(await file.slice(0, 2).arrayBuffer())
   if (gz && !(start[0] === 0x1f && start[1] === 0x8b))
@@ -223,18 +225,24 @@ export async function readNifti(file, seen = () => {}) {
                        + 'is not compressed')
   let head, shape, voxels, passed = 0, begin = new Uint8Array(0), need = Infinity
   const open = () => {
-    head = parseHeader(begin, name, gz)
+    head = parseHeader(begin, name, kind)
     const told = TYPES[head.datatype]
     if (!told) throw new BadInput(`${name}: holds ${OTHERS[head.datatype][0]} values; a CT or a mask holds one number per voxel`)
     shape = threeD(head.shape, name)
     const count = shape.reduce((a, b) => a*b, 1)
     need = head.offset + count*told[1]
-    if (!gz && file.size < need) throw tooShort(name, `the header announces ${need} bytes, the file has ${file.size}`)
+    if (image?.missing) throw new BadInput(`${name}: its voxels are in ${image.missing}, which is not there; choose both files`)
+    if (!gz && source.size < need) throw tooShort(name, `the header announces ${need} bytes, the file has ${source.size}`)
+    if (image && head.offset < 0) throw tooShort(name, 'memory mapped offset must be positive')
     checkMemory(shape, ['Uint8', 'Int8', 'Int16'].includes(told[0]) && isWhole(head) ? 2 : 4, name)
     voxels = new Voxels(head, count)
-    voxels.take(begin.subarray(head.offset))
+    if (!image) voxels.take(begin.subarray(head.offset))
   }
-  for await (const raw of bytesOf(file, gz)) {
+  if (image) {
+    begin = new Uint8Array(await file.slice(0, 544).arrayBuffer())
+    open()
+  }
+  for await (const raw of bytesOf(source, gz)) {
     if (voxels) voxels.take(passed < head.offset ? raw.subarray(head.offset - passed) : raw)
     else {
       const joined = new Uint8Array(begin.length + raw.length)
@@ -324,7 +332,7 @@ export function newHeader(shape, datatype, affine, leans) {
     for (let j = 0; j < 4; j++) float(280 + 16*i + 4*j, affine[i][j])
   }
   raw.set([0x6e, 0x2b, 0x31, 0], 344)
-  return parseHeader(raw, 'a volume of DICOM files', true)
+  return parseHeader(raw, 'a volume of DICOM files', 'gz')
 }
 
 // b, c and d of the rotation in an affine, and the sign of its third axis

@@ -48,6 +48,9 @@ function takeFolder(files) {
   take(packed([...files].map(f => [f, f.webkitRelativePath || f.name])), name)
 }
 
+// What loose files are called: one by its name, a pair by that of its header
+const nameOf = names => names.length === 1 ? names[0] : names.length === 2 && names.find(n => /\.hdr$/i.test(n)) || 'scan'
+
 // A worker receives files without their paths, so the paths are sent too
 const packed = pairs => pairs.map(([file, path]) => ({file, path, folder: path.includes('/')}))
 
@@ -68,8 +71,7 @@ async function dropped(event) {
   const entries = [...event.dataTransfer.items].map(i => i.webkitGetAsEntry?.()).filter(Boolean)
   const pairs = (await Promise.all(entries.map(e => below(e)))).flat()
   if (!pairs.length) return
-  const name = entries.length === 1 ? entries[0].name : pairs.length === 1 ? pairs[0][0].name : 'the dropped files'
-  take(packed(pairs), name)
+  take(packed(pairs), nameOf(entries.map(e => e.name)))
 }
 
 // Ask the worker for a plane that is not shown yet
@@ -204,8 +206,8 @@ const heard = {
 
 function listen() {
   find('file').addEventListener('change', ({target}) => {
-    const file = target.files[0]
-    if (file) take(packed([[file, file.name]]), file.name)
+    const files = [...target.files]
+    if (files.length) take(packed(files.map(f => [f, f.name])), nameOf(files.map(f => f.name)))
     target.value = ''
   })
   find('folder').addEventListener('change', ({target}) => { if (target.files.length) takeFolder([...target.files]); target.value = '' })

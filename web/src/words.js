@@ -31,6 +31,9 @@ export function general(v, digits = 6) {
 // A float as Python's `{v:.0f}`
 export const whole = v => (v < 0 && rint(v) === 0 ? '-' : '') + String(rint(v))
 
+// A name in quotes, as Python's `{name!r}` for plain letters
+export const quoted = name => name.includes("'") && !name.includes('"') ? `"${name}"` : `'${name.replaceAll("'", "\\'")}'`
+
 // A shape as Python writes a tuple
 export const tuple = a => a.length === 1 ? `(${a[0]},)` : `(${[...a].join(', ')})`
 
