@@ -12,8 +12,9 @@ import numpy as np
 from .dicom_files import _dcmread, _LPS
 from .nifti import as_volume
 from .seg import Planes, planes_of, planes_on
-from .segments import (_cells, _check_apart, _check_belongs, _check_every_slice, _items, _NEAR, _reading,
-                               _references_as, liver_parts, Part, planes_in, read_seg, references_of)
+from .segments import (_beside, _cells, _check_apart, _check_belongs, _check_every_slice, _frame_numbers, _items,
+                               _NEAR, _other_phase, _reading, _references_as, liver_parts, Part, planes_in, read_seg,
+                               references_of)
 from .volume import Volume
 from .work import BadInput, Note
 
@@ -87,17 +88,21 @@ def _regions_of(ds):
 # %% ../nbs/69_outlines.ipynb #7f75f4f8
 def _check_region(path, ds, planes, part):
     "Raise `BadInput` if a region's coordinates or images are those of another scan"
-    ours, have = planes.uid('FrameOfReference'), {*planes.instances, *planes.copies} - {''}
+    ours, have = planes.uid('FrameOfReference'), {i for i in planes.images if i[0]}
     of = lambda key, name: [r for r in _items(ds, key) if int(r[name].value) == part.number]
     frames = {str(r.get('ReferencedFrameOfReferenceUID') or '') for r in of('StructureSetROISequence', 'ROINumber')}
     if ours and frames - {'', ours}:
         raise BadInput(f'{path}: draws {part} in another frame of reference than {planes.place}; give the scan that it '
                        'was drawn on')
     for contour in (c for r in of('ROIContourSequence', 'ReferencedROINumber') for c in _items(r, 'ContourSequence')):
-        named = {str(i.get('ReferencedSOPInstanceUID') or '') for i in _items(contour, 'ContourImageSequence')} - {''}
-        if have and named and not named & have:
-            raise BadInput(f'{path}: draws {part} on images of another scan than {planes.place}; give the scan that it '
-                           'was drawn on')
+        named = {(str(i.get('ReferencedSOPInstanceUID') or ''), n)
+                 for i in _items(contour, 'ContourImageSequence') for n in _frame_numbers(i) or [None]}
+        named = {i for i in named if i[0]}
+        if not have or not named or named & have or {u for u, n in named if n is None} & {u for u, _ in have}: continue
+        if beside := {u if n is None else f'frame {n}' for u, n in named if u in {u for u, _ in have} | _beside(planes)}:
+            _other_phase(path, planes, beside)
+        raise BadInput(f'{path}: draws {part} on images of another scan than {planes.place}; give the scan that it '
+                       'was drawn on')
 
 # %% ../nbs/69_outlines.ipynb #13031370
 def _filled(path, ds, planes, part):
@@ -138,7 +143,7 @@ def dicom_mask(
     segment=None, # the number or name of the segment to take; None: the liver and its tumours
 ) -> tuple: # uint8 mask (column, row, slice) on the grid of the series, and notes, (code, sentence) each
     "A mask in DICOM on the grid of its series; raises `BadInput`"
-    planes = series if isinstance(series, Planes) else planes_of(series)
+    planes = planes_of(series)
     refs = references_of(path)
     if refs is None: raise BadInput(f'{path}: is neither a DICOM SEG nor an RTSTRUCT; give a mask')
     return (read_seg if refs.kind == 'SEG' else read_rtstruct)(path, planes, segment)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .archive import files_below, is_file
-from .dicom_files import _damaged, _dcmread, _LPS, _no_pixels, _pydicom, _quietly
+from .dicom_files import _damaged, _dcmread, _frames, _LPS, _no_pixels, _pydicom, _quietly
 from .seg import Planes
 from .work import BadInput
 
@@ -54,6 +54,12 @@ class References:
     series: dict = field(default_factory=dict) # SeriesInstanceUID → the set of its SOPInstanceUIDs that are named
     instances: set = field(default_factory=set) # those that are named without a series
     frames: set = field(default_factory=set) # FrameOfReferenceUIDs
+    numbers: dict = field(default_factory=dict) # SOPInstanceUID of a file with several frames → the frames named
+
+    @property
+    def images(self): # {SOPInstanceUID: its frames, or none for all} that it was drawn on, else all that it lists
+        uids = self.instances or set().union(*self.series.values())
+        return {uid: self.numbers.get(uid, set()) for uid in uids}
 
 # %% ../nbs/68_segments.ipynb #86dedd30
 _KINDS = {'1.2.840.10008.5.1.4.1.1.66.4': 'SEG', '1.2.840.10008.5.1.4.1.1.66.7': 'SEG',
@@ -89,6 +95,11 @@ _ALONE = (('SourceImageSequence',), ('ReferencedImageSequence',),
           ('PerFrameFunctionalGroupsSequence', 'DerivationImageSequence', 'SourceImageSequence'),
           ('ROIContourSequence', 'ContourSequence', 'ContourImageSequence'))
 
+def _frame_numbers(item):
+    "The frames that an item names, one or several"
+    n = item.get('ReferencedFrameNumber')
+    return set() if n in (None, '') else {int(v) for v in ([n] if isinstance(n, (int, str)) else n)}
+
 def _references(ds):
     "What a data set refers to; None if it is not a mask"
     kind = _KINDS.get(str(ds.get('SOPClassUID') or ds.file_meta.get('MediaStorageSOPClassUID')))
@@ -100,6 +111,8 @@ def _references(ds):
         named = set().union(*(uids(_items(item, key), 'ReferencedSOPInstanceUID') for key in lists))
         found.series.setdefault(str(item.get('SeriesInstanceUID') or ''), set()).update(named)
     for keys in _ALONE: found.instances |= uids(_items(ds, *keys), 'ReferencedSOPInstanceUID')
+    for item in (item for keys in _ALONE for item in _items(ds, *keys) if item.get('ReferencedFrameNumber')):
+        found.numbers.setdefault(str(item.get('ReferencedSOPInstanceUID')), set()).update(_frame_numbers(item))
     found.frames = uids([ds, *_items(ds, 'ReferencedFrameOfReferenceSequence')], 'FrameOfReferenceUID')
     return found
 
@@ -113,27 +126,40 @@ def _references_as(path, ds, kind):
 # %% ../nbs/68_segments.ipynb #763e8031
 def _check_belongs(path, refs, planes):
     "Raise `BadInput` unless a mask was made on these planes"
-    ours, have = planes.uid('SeriesInstance'), {*planes.instances}
+    ours, have = planes.uid('SeriesInstance'), {uid for uid, _ in planes.images}
     if not have: return # planes without identifiers, of a NIfTI file
     others = set().union(*(v for uid, v in refs.series.items() if uid != ours))
     wanted = refs.series.get(ours, set()) | (refs.instances - others)
     named = {*refs.series} - {''}
-    other_series = named and ours not in named
-    other_images = not named and wanted and not wanted & {*have, *planes.copies}
-    if other_series or other_images:
+    if named and ours not in named or not named and wanted and not wanted & have:
         which = f'series {min(named)}' if named else 'images of another series'
         raise BadInput(f'{path}: was made on {which}, not on {planes.place}; give the mask of this scan')
     frame = planes.uid('FrameOfReference')
     if frame and refs.frames and frame not in refs.frames:
         raise BadInput(f'{path}: lies in another frame of reference than {planes.place}, so its millimetres are not '
                        'those of this scan; give the mask of this scan')
-    lost = wanted - have - {*planes.copies}
-    if beside := lost and lost & _beside(planes):
-        raise BadInput(f'{path}: refers to {len(beside)} images of {planes.place} that were left out, such as those of '
-                       f'another phase ({min(beside)}); give a folder with only the images that it was made on')
+    if refs.kind == 'RTSTRUCT' and refs.instances: return # it lists whole series; what counts is what it is drawn on
+    if beside := (lost := wanted - have) and lost & _beside(planes): _other_phase(path, planes, beside)
     if lost:
         raise BadInput(f'{path}: refers to images that {planes.place} lacks ({len(lost)}, such as {min(lost)}); copy '
                        'the series again')
+    _check_frames(path, refs, planes)
+
+# %% ../nbs/68_segments.ipynb #5628947d
+def _other_phase(path, planes, images):
+    "Raise `BadInput` about a mask of images that the reader left out"
+    raise BadInput(f'{path}: refers to {len(images)} images of {planes.place} that were left out, such as those of '
+                   f'another phase ({min(images)}); give a folder with only the images that it was made on')
+
+def _check_frames(path, refs, planes):
+    "Raise `BadInput` for a mask of other frames of a file with several phases, or of none in particular"
+    kept = {uid: {n for u, n in planes.images if u == uid} for uid, n in planes.images if n}
+    other = sorted(n for uid in kept for n in refs.numbers.get(uid, set()) - kept[uid])
+    if other: _other_phase(path, planes, [f'frame {n}' for n in other])
+    vague = [p for p, uid in zip(planes.files, planes.instances) if uid in kept and uid not in refs.numbers]
+    if vague and len(_frames(_dcmread(vague[0]))) > len(kept[planes.instances[planes.files.index(vague[0])]]):
+        raise BadInput(f'{path}: does not say to which frames of {vague[0]} it belongs, and some were left out, such as '
+                       'those of another phase; export the phases one by one')
 
 # %% ../nbs/68_segments.ipynb #c39d5556
 def _beside(planes):
