@@ -144,7 +144,7 @@ def save_as_seg(
 ):
     "Write values as DICOM SEG on the series that a segmentation was made from; raises `BadInput`"
     mask = values if values.dtype.kind == 'f' else values > 0
-    write_seg(path, found.scan.path, to_stored_grid(mask, found.scan), found.how.get('model', ''), when)
+    write_seg(path, found.scan.source or found.scan.path, to_stored_grid(mask, found.scan), found.how.get('model', ''), when)
 
 def _save_map(values, found, path, when):
     if is_seg_name(path): save_as_seg(values, found, path, when)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .archive import files_below, is_file
+from .archive import files_below, is_file, natural_key
 from .dicom_files import _damaged, _dcmread, _frames, _LPS, _no_pixels, _pydicom, _quietly
 from .seg import Planes
 from .work import BadInput
@@ -149,16 +149,17 @@ def _check_belongs(path, refs, planes):
 def _other_phase(path, planes, images):
     "Raise `BadInput` about a mask of images that the reader left out"
     raise BadInput(f'{path}: refers to {len(images)} images of {planes.place} that were left out, such as those of '
-                   f'another phase ({min(images)}); give a folder with only the images that it was made on')
+                   f'another phase ({min(images, key=natural_key)}); give a folder with only the images that it was made on')
 
 def _check_frames(path, refs, planes):
     "Raise `BadInput` for a mask of other frames of a file with several phases, or of none in particular"
     kept = {uid: {n for u, n in planes.images if u == uid} for uid, n in planes.images if n}
     other = sorted(n for uid in kept for n in refs.numbers.get(uid, set()) - kept[uid])
     if other: _other_phase(path, planes, [f'frame {n}' for n in other])
-    vague = [p for p, uid in zip(planes.files, planes.instances) if uid in kept and uid not in refs.numbers]
-    if vague and len(_frames(_dcmread(vague[0]))) > len(kept[planes.instances[planes.files.index(vague[0])]]):
-        raise BadInput(f'{path}: does not say to which frames of {vague[0]} it belongs, and some were left out, such as '
+    vague = {file: uid for file, uid in zip(planes.files, planes.instances) if uid in kept and uid not in refs.numbers}
+    for file, uid in vague.items():
+        if len(_frames(_dcmread(file))) == len(kept[uid]): continue
+        raise BadInput(f'{path}: does not say to which frames of {file} it belongs, and some were left out, such as '
                        'those of another phase; export the phases one by one')
 
 # %% ../nbs/68_segments.ipynb #c39d5556

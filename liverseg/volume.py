@@ -57,6 +57,7 @@ class Volume:
     ornt: np.ndarray # (3, 2), from the file's axes to RAS, as nibabel's io_orientation gives it
     path: Path
     notes: list = field(default_factory=list) # of Note: what was noticed or changed while reading
+    source: object = None # the DICOM series that it was read from, a Series or Planes
 
     @property
     def spacing(self): return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine)) # (dx, dy, dz) in mm
