@@ -242,7 +242,7 @@ def predict(
     "Segment one scan and write its mask, result and preview; raises `BadInput`"
     check_mask_place(out := Path(out), scan)
     vol = with_spacing(read_volume(scan), spacing) # before a network is loaded for nothing
-    if is_seg_name(out): vol = replace(vol, source=check_source(vol.source))
+    if is_seg_name(out): vol = replace(vol, source=check_source(vol.source or scan))
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, device)
     if segmenter is not model and (remark := tta_remark(segmenter.meta, tta)): say(remark)
     found = segmenter.segment(vol, tta, **how)
