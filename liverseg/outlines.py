@@ -10,11 +10,12 @@ import nibabel as nib
 import numpy as np
 
 from .dicom_files import _dcmread, _LPS
+from .frames import planes_in
 from .nifti import as_volume
 from .seg import Planes, planes_of, planes_on
-from .segments import (_beside, _cells, _check_apart, _check_belongs, _check_every_slice, _frame_numbers, _items,
-                               _NEAR, _other_phase, _parts_of, _reading, _references, _references_as, liver_parts,
-                               Part, planes_in, read_seg, references_of)
+from .segments import (_beside, _cells, _check_apart, _check_belongs, _check_every_slice, _frame_numbers,
+                               _items, _NEAR, _other_phase, _parts_of, _reading, _references, _references_as,
+                               liver_parts, Part, read_seg, references_of)
 from .volume import Volume
 from .work import BadInput, Note
 
@@ -97,6 +98,7 @@ def parts_in(
 def _check_region(path, ds, planes, part):
     "Raise `BadInput` if a region's coordinates or images are those of another scan"
     ours, have = planes.uid('FrameOfReference'), {i for i in planes.images if i[0]}
+    files = {uid for uid, _ in have}
     of = lambda key, name: [r for r in _items(ds, key) if int(r[name].value) == part.number]
     frames = {str(r.get('ReferencedFrameOfReferenceUID') or '') for r in of('StructureSetROISequence', 'ROINumber')}
     if ours and frames - {'', ours}:
@@ -106,9 +108,9 @@ def _check_region(path, ds, planes, part):
         named = {(str(i.get('ReferencedSOPInstanceUID') or ''), n)
                  for i in _items(contour, 'ContourImageSequence') for n in _frame_numbers(i) or [None]}
         named = {i for i in named if i[0]}
-        if not have or not named or named & have or {u for u, n in named if n is None} & {u for u, _ in have}: continue
-        if beside := {u if n is None else f'frame {n}' for u, n in named if u in {u for u, _ in have} | _beside(planes)}:
-            _other_phase(path, planes, beside)
+        if not have or not named or named & have or {u for u, n in named if n is None} & files: continue
+        beside = {f'frame {n}' if n else u for u, n in named if u in files | _beside(planes)}
+        if beside: _other_phase(path, planes, beside)
         raise BadInput(f'{path}: draws {part} on images of another scan than {planes.place}; give the scan that it '
                        'was drawn on')
 
@@ -159,16 +161,15 @@ def dicom_mask(
 # %% ../nbs/69_outlines.ipynb #7d615b16
 def dicom_mask_volume(
     path, # a DICOM SEG or RTSTRUCT
-    scan=None, # its scan: a Series, a Volume, or None for a SEG on its own frames
+    scan=None, # its scan: a Series, Planes, a Volume, or None for a SEG on its own frames
     segment=None, # the number or name of the segment to take; None: the liver and its tumours
 ) -> Volume: # uint8, 0 or 1, RAS
     "A mask in DICOM in canonical orientation, on the grid of its scan; raises `BadInput`"
     refs = references_of(path)
     if scan is None and refs is not None and refs.kind == 'RTSTRUCT':
         raise BadInput(f'{path}: holds outlines, which have no grid of their own; give the scan as well')
-    if scan is None: planes, affine = planes_in(path), None
-    elif isinstance(scan, Volume): planes, affine = planes_on(scan.affine, scan.data.shape, scan.path), scan.affine
-    else: planes, affine = planes_of(scan), scan.affine
+    if scan is None: scan = planes_in(path)
+    planes = planes_on(scan.affine, scan.data.shape, scan.path) if isinstance(scan, Volume) else planes_of(scan)
     mask, notes = dicom_mask(path, planes, segment)
-    img = nib.Nifti1Image(mask, planes.affine if affine is None else affine)
+    img = nib.Nifti1Image(mask, scan.affine)
     return as_volume(img, path, fill=0, notes=[Note(*n) for n in notes])

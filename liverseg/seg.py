@@ -35,12 +35,10 @@ class Planes:
     instances: list = () # the SOPInstanceUID of each slice; '' where it is missing
     frames: list = () # the number of each slice in its file, from 1; None for a file with one slice
     copies: list = () # (SOPInstanceUID, frame) of exact copies of these slices
-
     def uid(self, what): return str(self.heads[0].get(f'{what}UID') or '') if len(self.heads) else ''
 
     @property
-    def images(self): # {(SOPInstanceUID, frame)} of the slices and of copies
-        return {*zip(self.instances, self.frames), *self.copies}
+    def images(self): return {*zip(self.instances, self.frames), *self.copies} # (SOPInstanceUID, frame)
 
     @property
     def affine(self): # 4×4, from column, row and slice to mm in RAS+

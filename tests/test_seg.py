@@ -15,7 +15,8 @@ from liverseg.dicom import read_series
 from liverseg.outlines import dicom_mask, dicom_mask_volume, rasterised
 from liverseg.phantom import make_subject, write_series
 from liverseg.seg import planes_of, planes_on, seg_dataset, write_seg
-from liverseg.segments import Part, liver_parts, planes_in, read_seg, references_of
+from liverseg.frames import planes_in
+from liverseg.segments import Part, liver_parts, read_seg, references_of
 from liverseg.work import BadInput
 from conftest import run
 from test_dicom import change, enhanced
@@ -784,15 +785,40 @@ def test_a_nameless_segment_coded_as_another_organ_is_no_liver(code, name):
         assert liver_parts('a.dcm', [Part(1, name, of(general))])[0]
 
 
-def test_frames_with_gaps_are_no_grid(made, tmp_path):
-    "Frames that were left out inside the mask would make every step too long"
+def test_frames_with_gaps_are_filled(made, tmp_path):
+    "Frames that were left out inside the mask come back empty, or the grid is refused"
     folder, series, liver, planes = made
     gap = np.zeros_like(liver)
     gap[5:9, 5:9, [2, 3, 7, 8]] = True
-    theirs(tmp_path / 'gap.dcm', series, gap.T, [described(1, 'Liver')])
-    bad(lambda: planes_in(tmp_path / 'gap.dcm'), 'gap.dcm', '9 to 36 mm', 'give its series')
-    bad(lambda: dicom_mask_volume(tmp_path / 'gap.dcm'), 'give its series')
-    np.testing.assert_array_equal(dicom_mask_volume(tmp_path / 'gap.dcm', series).data.sum(), gap.sum())
+    path = theirs(tmp_path / 'gap.dcm', series, gap.T, [described(1, 'Liver')])
+    alone = planes_in(path)
+    np.testing.assert_allclose(alone.at, planes.at[2:9], atol=1e-4)
+    np.testing.assert_array_equal(read_seg(path, alone)[0], gap[..., 2:9])
+    assert dicom_mask_volume(path).data.sum() == dicom_mask_volume(path, series).data.sum() == gap.sum()
+    def off(ds): # 5 mm above its slice
+        for f in frames(ds)[:1]: f.PlanePositionSequence[0].ImagePositionPatient[2] += 5
+    change(path, off)
+    bad(lambda: planes_in(path), 'gap.dcm', 'no grid', 'give its series')
+    bad(lambda: dicom_mask_volume(path), 'give its series')
+
+
+@pytest.mark.parametrize('grid', ['axial, head first, supine', 'feet first, prone', 'coronal', 'oblique', 'tilted'])
+def test_two_readers_get_one_grid(grid, tmp_path):
+    "One mask has every frame, the other one leaves out most; both come out as on the series"
+    from liverseg.compare import measure_pair
+    series, liver = scan(tmp_path / 'ct', *GRIDS[grid])
+    write_seg(tmp_path / 'a.dcm', series, liver)
+    part = liver & (np.arange(liver.shape[2]) % 3 > 0)
+    theirs(tmp_path / 'b.dcm', series, part.T, [described(1, 'Liver')])
+    for pair in ('ab', 'ba'):
+        paths = [tmp_path / f'{n}.dcm' for n in pair]
+        planes = planes_in(*paths)
+        np.testing.assert_allclose(planes.affine, series.affine, atol=1e-4)
+        for path, mask in zip(paths, (liver, part) if pair == 'ab' else (part, liver)):
+            np.testing.assert_array_equal(read_seg(path, planes)[0], mask)
+        rows = measure_pair((pair, *paths))[0]
+        inter, whole = sum(r['both_px'] for r in rows), sum(r['pred_px'] + r['true_px'] for r in rows)
+        assert (inter, whole) == (part.sum(), part.sum() + liver.sum())
 
 
 @pytest.mark.parametrize('kind,words', [('PROBABILITY', 'holds a probability'),
