@@ -326,31 +326,43 @@ _SEGMENTING = (
                  help='Also write the probability, and with --tta its standard deviation over the views.'),
     click.option('--thorough', is_flag=True, help='Look at the whole of every slice; slower, and rarely better.'),
     click.option('--overwrite', is_flag=True, help='With a folder: segment scans again that have a mask already.'),
+    click.option('--format', 'form', type=click.Choice(['nifti', 'seg']), default='nifti',
+                 help='With a folder: write its masks as NIfTI or, for scans in DICOM, as DICOM SEG.'),
     click.option('--date', type=click.DateTime(), metavar='DATE', show_default='now',
-                 help='With OUT.dcm: content date of the DICOM SEG, such as 2026-11-29T12:30:00.'))
+                 help='Content date of a DICOM SEG, such as 2026-11-29T12:30:00.'))
 
 # %% ../nbs/93_cli.ipynb #4242cd23
 @main.command()
 @click.argument('scan')
 @click.argument('out')
 @_add_options((*_SEGMENTING, _MODEL, _ALSO, _TTA, _AT_ONCE, _DEVICE))
-def predict(scan, out, model, post, overwrite, date, also, batch_size, **options):
+def predict(scan, out, model, post, overwrite, date, also, batch_size, form, **options):
     """Segment the liver in one scan, or in a folder of scans.
 
     SCAN is a NIfTI file or a folder with a DICOM series. OUT becomes its mask, on the scan's own grid: NIfTI, or, if
     the name ends in .dcm, a DICOM SEG of the series. Findings (.json) and a picture (.png) are written beside it.
-    If SCAN is a folder of NIfTI files or of folders with DICOM, OUT becomes a folder with one mask per scan,
-    results.csv, and triage.html, which lists the worst masks first.
+    If SCAN is a folder of NIfTI files, of folders with DICOM, or of the loose files of several DICOM series, OUT
+    becomes a folder with one mask per scan, results.csv, and triage.html, which lists the worst masks first.
 
     No training is needed: a trained network ships with liverseg. Research software, not a medical device."""
     from liverseg.cases import spacing_known
     from liverseg.predict import predict
     from liverseg.folder import predict_folder, scans_in
     how = dict(options, bs=batch_size, post=[p for p in post if p != 'none'], say=lambda s: echo(s, err=True))
-    if scans_in(scan, out): return _tell_masks(predict_folder(scan, out, [model, *also], overwrite, **how), out)
+    if scans_in(scan, out):
+        how |= dict(form=form) | (dict(when=date) if date else {})
+        return _tell_masks(predict_folder(scan, out, [model, *also], overwrite, **how), out)
+    _one_form(form, out)
     found = predict(scan, out, [model, *also], when=date, **how)
     if spacing_known(found.scan): echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}')
     else: echo(f'liver volume unknown, since the voxel size is; mask in {out}')
+
+# %% ../nbs/93_cli.ipynb #8718c1f4
+def _one_form(form, out):
+    "Raise `UsageError` for a --format that the name of a single mask contradicts"
+    typed = click.get_current_context().get_parameter_source('form') is click.core.ParameterSource.COMMANDLINE
+    if typed and (form == 'seg') != str(out).endswith('.dcm'):
+        raise click.UsageError('--format is for a folder of scans; a single mask is written as its name says')
 
 # %% ../nbs/93_cli.ipynb #d49b442e
 def _tell_masks(table, out):

@@ -132,8 +132,7 @@ def evaluate_masks(
     pairs, labels = mask_pairs(pred, truth, say), (pred_liver or liver, liver)
     measure = partial(measure_pair, liver=liver, tolerance=tolerance, pred_liver=pred_liver, segments=segments)
     rows, far, spacing, odd, notes = zip(*each(measure, pairs, workers))
-    for note in dict.fromkeys(n for case in notes for n in case): say(note)
-    _say_what_is_odd(pairs, spacing, odd, pred, say)
+    _say_what_is_odd(pairs, spacing, odd, notes, pred, say)
     slices, names = pd.DataFrame([row for case in rows for row in case]), [name for name, *_ in pairs]
     cases = case_table(slices, dict(zip(names, spacing)), dict(zip(names, far)))
     told = dict(zip(('pred', 'truth'), ([int(n) for n in side] for side in labels)))
@@ -143,8 +142,9 @@ def evaluate_masks(
     return summary
 
 # %% ../nbs/52_compare.ipynb #cb9c4a2a
-def _say_what_is_odd(pairs, spacing, odd, pred, say):
-    "Report odd labels and headers without a voxel size; raises `BadInput` if all livers were missed"
+def _say_what_is_odd(pairs, spacing, odd, notes, pred, say):
+    "Report chosen segments, odd labels, and headers without a voxel size; raises `BadInput` if all livers were missed"
+    for note in dict.fromkeys(n for case in notes for n in case): say(note)
     _all_missed(odd, pred)
     empty = ', so it counts as empty; if that is wrong, fix --pred-liver'
     for remark in filter(None, odd): say(f'warning: {remark}' + empty*('none of them is' in remark))

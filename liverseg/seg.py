@@ -36,7 +36,6 @@ class Planes:
     frames: list = () # the number of each slice in its file, from 1; None for a file with one slice
     copies: list = () # (SOPInstanceUID, frame) of exact copies of these slices
     def uid(self, what): return str(self.heads[0].get(f'{what}UID') or '') if len(self.heads) else ''
-
     @property
     def images(self): return {*zip(self.instances, self.frames), *self.copies} # (SOPInstanceUID, frame)
 
