@@ -305,7 +305,7 @@ def find_cases(
     spacing: tuple = None, # (dx, dy, dz) in mm, for files that have none
     segment=None, # name or number of the segment to take from masks in DICOM; None: the liver
 ) -> list: # of Case, by split and subject
-    "List the cases of a data set by looking at names alone; raises `BadInput`"
+    "List the cases of a data set, by names or, for masks in DICOM, by identifiers; raises `BadInput`"
     src = Path(src)
     if not (is_dir(src) or is_file(src)):
         raise BadInput(f'{src}: there is no such folder; give the folder that holds train/nii and test/nii, or a '
