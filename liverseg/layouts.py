@@ -324,8 +324,9 @@ def _one_home(cases):
     def _marked(c):
         twin, other = last[c.subject], of_patient.get(c.patient, c)
         if twin is not c:
-            return replace(c, error=f"{c.image or c.mask}: subject '{c.subject}' is in {c.split} and, as "
-                                    f"{twin.image or twin.mask}, in {twin.split}; a subject belongs to one split")
+            return replace(c, error=c.error or f"{c.image or c.mask}: subject '{c.subject}' is in {c.split} and, as "
+                                               f"{twin.image or twin.mask}, in {twin.split}; a subject belongs to one "
+                                               'split')
         if other is c or c.error or c.split == other.split == 'test': return c
         return replace(c, error=f"{c.mask}: is of patient '{c.patient}', and so is {other.mask}; a patient is one "
                                 f'subject, so leave one of them out, as with --without {c.subject}')

@@ -29,14 +29,17 @@ def _folders(src, depth, seen):
 _DICOM_ENDING = re.compile(r'(\.(dcm|ima|dicom|[0-9]+))?', re.IGNORECASE) # of files that may be DICOM
 
 def _dicom_below(src):
-    "The pictures below a folder, and the masks in DICOM, {path: References, or what is wrong}; nothing without a mask"
+    "Pictures below a folder, masks in DICOM as {path: References}, and what is wrong with others; none without a mask"
     files = [p for folder in _folders(src, 8, set()) for p in sorted(folder.iterdir())
              if p.name[0] != '.' and _DICOM_ENDING.fullmatch(p.suffix) and p.is_file()]
     heads = {p: head for p in files if (head := _head(p))[128:132] == b'DICM'}
     masks = {p: _asked(references_of, p) for p, head in heads.items() if any(uid.encode() in head for uid in _KINDS)}
     masks = {p: refs for p, refs in masks.items() if refs}
-    if not masks: return [], {}
-    return [s for p in heads if p not in masks for s in _asked_once(p, p.stat().st_size, p.stat().st_mtime_ns)], masks
+    if not masks: return [], {}, {}
+    found = {p: _asked_once(p, p.stat().st_size, p.stat().st_mtime_ns) for p in heads if p not in masks}
+    wrong = {p: said for p, said in [*found.items(), *masks.items()] if isinstance(said, str)}
+    return ([s for said in found.values() if not isinstance(said, str) for s in said],
+            {p: refs for p, refs in masks.items() if p not in wrong}, wrong)
 
 def _head(path):
     "The first bytes of a file, in which DICOM says of which class it is"
@@ -52,9 +55,10 @@ def _asked(func, path):
 
 @lru_cache(maxsize=2**17) # a data set is looked at more than once
 def _asked_once(path, size, mtime):
-    "What the first picture of a file is: (file, series, identifier, patient, is it CT?); nothing for a damaged one"
+    "What the first picture of a file is: (file, series, identifier, patient, is it CT?); a sentence for a damaged one"
     slices = _asked(_slices, path) or []
-    return [] if isinstance(slices, str) else [(path, s.uid, s.image, s.study[0], s.kind == 'CT') for s in slices[:1]]
+    if isinstance(slices, str): return slices
+    return [(path, s.uid, s.image, s.study[0], s.kind == 'CT') for s in slices[:1]]
 
 # %% ../nbs/10_pairing.ipynb #45b7e25d
 @dataclass
@@ -101,19 +105,23 @@ def dicom_cases(
     src, # folder
 ) -> list: # of Case; none where there is no mask in DICOM
     "The cases of DICOM series with SEG or RTSTRUCT, in any folders, by the identifiers in them"
-    pictures, masks = _dicom_below(src)
-    found, cases, patients = _ct_series(pictures), [], {}
+    pictures, masks, wrong = _dicom_below(src)
+    found, patients = _ct_series(pictures), {}
+    homes = {p.parent for s in found.values() for p in s.files} # whose damaged files are reported when they are read
+    cases = [Case(path.stem, 'train', None, path, error=why) for path, why in wrong.items() if path.parent not in homes]
     for mask, refs in masks.items():
-        why, who = (refs, '') if isinstance(refs, str) else (_given(mask, refs, found, src), refs.patient)
-        if why: cases.append(Case(_subject(who or mask.stem), 'train', None, mask, error=why))
+        if why := _given(mask, refs, found, src):
+            cases.append(Case(_subject(refs.patient or mask.stem), 'train', None, mask, error=why))
     for s in found.values(): patients.setdefault(s.patient or s.uid, []).append(s)
     for patient, series in patients.items():
         drawn = [s for s in series if s.masks]
+        if not drawn and _subject(patient) in {c.subject for c in cases}: continue # its mask is at fault
         for n, s in enumerate(drawn or [max(series, key=lambda s: len(s.files))], 1):
             name = _subject(patient) + f'_{n}'*(len(drawn) > 1)
             cases.append(_case_of(s, name, patient, [*(p for p, uid, *_ in pictures if uid != s.uid), *masks]))
     return cases
 
+# %% ../nbs/10_pairing.ipynb #5ddf66f8
 def _case_of(s, name, patient, others):
     "The case of one series"
     case = Case(name, 'train' if s.masks else 'test', s.files[0].parent, *s.masks[:1], patient=patient,
@@ -127,8 +135,8 @@ def with_liver(
 ) -> Case:
     "The case with the mask that holds the liver, of several on its series; an error if several do"
     if not case.rivals or case.error: return case
-    held = lambda p: _asked(lambda p: liver_parts(p, parts_in(p), case.segment), p)
-    has = [p for p in (case.mask, *case.rivals) if not isinstance(held(p), str)]
+    look = lambda p: _asked(lambda p: liver_parts(p, parts_in(p), case.segment), p)
+    has = [p for p in (case.mask, *case.rivals) if not isinstance(look(p), str)]
     if not has: return case # reading the first one says what it holds instead
     if len(has) == 1: return replace(case, mask=has[0], rivals=())
     return replace(case, error=f'{has[1]}: holds the liver on the same series as {has[0]}; remove one of them')
