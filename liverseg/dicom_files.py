@@ -287,7 +287,7 @@ def series_in(
 ) -> dict: # Path, of which read_series makes a volume: its pictures
     "The series among the DICOM files that lie loose in a folder; those that are damaged are left out"
     found = {}
-    for s in _loose(folder)[0]: found.setdefault(Path(folder)/_series_name(s.uid), []).append(copy(s))
+    for s in _loose_files(folder)[0]: found.setdefault(Path(folder)/_series_name(s.uid), []).append(copy(s))
     return found
 
 def _loose_at(path):
@@ -297,13 +297,13 @@ def _loose_at(path):
     return series_in(path.parent).get(path, [])
 
 # %% ../nbs/19_dicom_files.ipynb #9b0d1dda
-def _loose(folder):
+def _loose_files(folder):
     "The pictures of the DICOM files in a folder itself, and what is wrong with others: {path: sentence}"
     files = [p for p in ls(folder) if is_dicom_file(p)]
-    return _read_loose(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+    return _loose_read(tuple((p, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
 
 @lru_cache(maxsize=2) # a folder is asked once for each of its series
-def _read_loose(stamps):
+def _loose_read(stamps):
     pictures, wrong = [], {}
     for path, *_ in stamps:
         try: pictures += _slices(path) or []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from .archive import files_below
-from .dicom_files import _loose, _slices, is_dicom, is_dicom_file, series_in, study_of
+from .dicom_files import _loose_files, _slices, is_dicom, is_dicom_file, series_in, study_of
 from .post import DEFAULT_STEPS, STEPS
 from .predict import Segmenter, predict
 from .results import (check_out_folder, is_mask_name, is_seg_name, is_signed, made_from, read_result, scan_name,
