@@ -162,10 +162,9 @@ def _one_phase(slices, notes, images):
         if any(map(_crowded, stacks)) or 2*max(map(len, stacks)) < places: continue
         best = max(stacks, key=lambda stack: (_named(stack, images), len(stack)))
         which = 'that of the mask' if _named(best, images) else 'the longest'
-        notes.append(('several series', f'the series holds {len(stacks)} stacks that differ in {key} '
-                                        f'({", ".join(kinds[:4])}{", …"*(len(kinds) > 4)}): {which} was taken, '
-                                        f'{kinds[stacks.index(best)]} ({len(best)} slices, from {best[0].path.name}), '
-                                        'the others left out'))
+        where = best[0].path.name if best[0].nth is None else f'frame {best[0].nth} of {best[0].path.name}'
+        notes.append(('several series', f'the series holds {len(stacks)} stacks that differ in {key}: {which} was '
+                                        f'taken ({len(best)} slices, from {where}), the others left out'))
         return best
     _mixed(slices)
 

@@ -142,7 +142,7 @@ def _facts(ds):
 _REFORMAT = re.compile('MPR|MIP|MINIP|REFORMAT|PROJECTION')
 _PHASE_TAGS = ('AcquisitionNumber', 'FrameAcquisitionNumber', 'TemporalPositionIdentifier', 'TemporalPositionIndex',
                'StackID', 'EchoNumbers', 'ConvolutionKernel', 'ImageType', 'FrameType', 'KVP',
-               'NominalPercentageOfCardiacPhase', 'AcquisitionTime') # what may separate two scans of one series
+               'AcquisitionTime') # what may separate two scans of one series
 
 # %% ../nbs/19_dicom_files.ipynb #39597687
 def _picture_kind(ds):

@@ -78,7 +78,7 @@ def _in_heap(folder, scans, rest, say):
     found = {p: s for p, s in series_in(folder).items() if p in scans}
     told = [f'{p.name} ({printable(s[0].about) or "no description"}, {len(s)} slices)' for p, s in found.items()]
     if told: say(f'the loose DICOM files hold {len(told)} CT series: {", ".join(told)}')
-    return {s.path for slices in found.values() for s in slices}, _loose(folder)[1]
+    return {s.path for slices in found.values() for s in slices}, _loose_files(folder)[1]
 
 # %% ../nbs/66_folder.ipynb #2e1820cb
 def _not_scans(folder, scans):

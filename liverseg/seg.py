@@ -144,7 +144,7 @@ def _sources(planes):
 def check_source(
     series, # as for seg_dataset
 ) -> Planes: # of the series
-    "Raise `BadInput` if no SEG can be made on a series: tried with its first slice, before hours of work"
+    "Raise `BadInput` if no SEG can be made on a series: tried with its first slice, before the network works"
     planes = planes_of(series)
     with _writing(planes): list(_sources(planes))
     one = {name: getattr(planes, name)[:1] for name in ('at', 'files', 'heads', 'instances', 'frames')}
