@@ -18,7 +18,7 @@ from PIL import Image
 from .archive import ls, natural_key, read_bytes
 from .dicom import _placed, read_series, Series, series_image
 from .dicom_files import _LPS, _pictures_in, _stored_pixels, is_dicom, is_dicom_file
-from .nifti import as_volume, read_nifti
+from .nifti import as_volume, read_nifti, to_stored_grid
 from .outlines import dicom_mask_volume
 from .segments import references_of
 from .itk_files import is_itk_file
@@ -36,8 +36,7 @@ def read_volume(
     if is_itk_file(path) and not os.path.isdir(path): return itk_volume(path, fill)
     if not (is_dicom(path) or is_dicom_file(path)): return read_nifti(path, fill)
     if references_of(path): return dicom_mask_volume(path)
-    img, notes = series_image(path)
-    return as_volume(img, path, fill, [Note(*n) for n in notes])
+    return _from_series(read_series(path), path, fill)
 
 # %% ../nbs/15_cases.ipynb #95e02a68
 def liver_mask(
@@ -192,6 +191,9 @@ class Case:
     liver: tuple = () # the labels that count as liver; empty: those that liver_mask understands
     names: Path|None = None # a dataset.json that says what the labels mean
     spacing: tuple|None = None # (dx, dy, dz) in mm, used only if the file has none
+    segment: str|int|None = None # of a mask in DICOM: the segment to take, by name or number; None: the liver
+    patient: str = '' # where one patient may have several scans: who it is
+    rivals: tuple = () # further masks in DICOM on the same series
     error: str = '' # why it cannot be used
 
 # %% ../nbs/15_cases.ipynb #9f8610c6
@@ -215,22 +217,25 @@ def read_labels(
 ) -> tuple: # (the scan, its labels or None), both Volume, RAS, on one grid
     "Read a case's image and its labels as they are; raises `BadInput`"
     if case.error: raise BadInput(case.error)
-    series = read_series(case.image) if is_dicom(case.image) or is_dicom_file(case.image) else None
+    refs, scan = case.mask and references_of(case.mask), is_dicom(case.image) or is_dicom_file(case.image)
+    series = read_series(case.image, refs.images if refs else {}) if scan else None
     vol = read_volume(case.image) if series is None else _from_series(series, case.image)
-    labels = case.mask and _labels_on(case.mask, vol, series)
+    labels = case.mask and _labels_on(case.mask, vol, series, case.segment)
     if labels and case.tumours: labels = replace(labels, data=(labels.data > 0).astype(np.uint8))
-    for path in case.tumours if labels else (): labels.data[_labels_on(path, vol, series).data > 0] = 2
+    for path in case.tumours if labels else ():
+        labels.data[_labels_on(path, vol, series, case.segment).data > 0] = 2
     return with_spacing(vol, case.spacing), labels
 
 # %% ../nbs/15_cases.ipynb #18282ae3
-def _from_series(series, path):
-    "A DICOM series as a `Volume`"
+def _from_series(series, path, fill=AIR):
+    "A DICOM series as a `Volume`, which keeps where the slices lie"
     img, notes = series_image(series)
-    return as_volume(img, path, notes=[Note(*n) for n in notes])
+    vol = as_volume(img, path, fill, [Note(*n) for n in notes])
+    return replace(vol, source=replace(series, data=to_stored_grid(vol.data, vol))) # no second copy of the voxels
 
-def _labels_on(path, vol, series):
+def _labels_on(path, vol, series, segment):
     "The labels of a file, or of a folder with one picture per slice, on the scan's grid"
-    if references_of(path): labels = dicom_mask_volume(path, series or vol)
+    if references_of(path): labels = dicom_mask_volume(path, series or vol, segment)
     elif not is_dicom(path): labels = on_scan(read_volume(path, fill=0), vol)
     elif series is None:
         raise BadInput(f'{path}: is a folder, which can only be the mask of a DICOM series; give the mask of '

@@ -67,6 +67,8 @@ _FINDING = (
     click.option('--without', metavar='NAMES', help='Subjects to leave out.'),
     click.option('--liver', type=_LABELS, default=None, show_default='1 or 255, and 2 for tumours',
                  help='Labels that count as liver.'),
+    click.option('--segment', metavar='NAME', show_default='the liver, by its code or name',
+                 help='Segment to take from masks in DICOM (SEG, RTSTRUCT), by name or number.'),
     click.option('--spacing', type=_SPACING, default=None,
                  help='Voxel size in mm (x, y, z) for files whose header does not give it.'),
     click.option('--workers', type=click.IntRange(1), default=1, help='Number of processes.'),
@@ -80,14 +82,15 @@ def _add_options(options):
         return command
     return give
 
-def _wanted(image_name, mask_name, valid, test, without, liver, spacing):
+def _wanted(image_name, mask_name, valid, test, without, liver, segment, spacing):
     "These options, in the form that `find_cases` takes"
     names = lambda text: [name.strip() for name in (text or '').split(',') if name.strip()]
     if both := set(names(valid)) & set(names(test)):
         raise click.UsageError(f"'{both.pop()}' is in --valid and in --test")
     splits = {name: split for split, text in (('valid', valid), ('test', test)) for name in names(text)}
     return dict(image_name=image_name, mask_name=mask_name, splits=splits, without=tuple(names(without)),
-                liver=tuple(map(int, liver or ())), spacing=spacing)
+                liver=tuple(map(int, liver or ())), segment=segment,
+                spacing=spacing)
 
 # %% ../nbs/93_cli.ipynb #604b5e48
 @main.command()
@@ -111,8 +114,8 @@ def download(name, dst, sha256, file):
 def check(src, workers, strict, report, **finding):
     """Check scans and masks, and print one row per subject.
 
-    SRC is a folder with train/nii and test/nii, or 3D-IRCADb-01, LiTS, MSD Task03, nnU-Net, TotalSegmentator
-    or CHAOS as downloaded. Every voxel is read, and nothing is changed.
+    SRC is a folder with train/nii and test/nii, or 3D-IRCADb-01, LiTS, MSD Task03, nnU-Net, TotalSegmentator,
+    CHAOS or a TCIA collection with SEG or RTSTRUCT as downloaded. Every voxel is read, and nothing is changed.
     The exit status is 1 if there are errors, 0 if there are only warnings."""
     from liverseg.check import as_json, check, remarks, table
     from liverseg.layouts import find_cases
@@ -247,7 +250,11 @@ _MASKS = (
                  help='With --pred: labels that count as liver.'),
     click.option('--pred-liver', type=_LABELS, default=(), show_default='those of --liver',
                  help='With --pred: liver labels of the predictions, if they differ from those of the truth; '
-                      '5 in the single file that TotalSegmentator writes with --ml.'))
+                      '5 in the single file that TotalSegmentator writes with --ml.'),
+    click.option('--segment', metavar='NAME', show_default='the liver, by its code or name',
+                 help='With --pred: segment to take from masks in DICOM, by name or number.'),
+    click.option('--pred-segment', metavar='NAME', show_default='that of --segment',
+                 help='With --pred: segment of the predictions, if another.'))
 _MEASURING = (
     click.option('--against', metavar='OTHER_REPORT',
                  help='Earlier report on the same cases, to compare with case by case.'),
@@ -282,7 +289,7 @@ def _refuse(places, pred, truth):
     "Raise `UsageError` if --pred and --truth are not used together, or if an option would be ignored"
     if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
     source = click.get_current_context().get_parameter_source
-    idle = ('model', 'also', 'split', 'tta') if pred else ('liver', 'pred_liver') # would be ignored
+    idle = ('model', 'also', 'split', 'tta') if pred else ('liver', 'pred_liver', 'segment', 'pred_segment') # ignored
     extra = [f'--{n}'.replace('_', '-') for n in idle if source(n) is click.core.ParameterSource.COMMANDLINE]
     if extra:
         raise click.UsageError(f"{', '.join(extra)}: only with " + ('DATA, not with --pred' if pred else '--pred'))
@@ -294,9 +301,9 @@ def _measure_model(data, report, models, **kwargs):
     from liverseg.evaluate import evaluate
     return evaluate(data, report, models, **kwargs, say=echo)
 
-def _measure_masks(report, pred, truth, **kwargs):
+def _measure_masks(report, pred, truth, segment, pred_segment, **kwargs):
     from liverseg.compare import evaluate_masks
-    return evaluate_masks(pred, truth, report, **kwargs, say=echo)
+    return evaluate_masks(pred, truth, report, segments=(pred_segment or segment, segment), **kwargs, say=echo)
 
 def _cases_there(report):
     "Raise `BadInput` before anything is measured"
@@ -318,32 +325,44 @@ _SEGMENTING = (
                  help='Also write the probability, and with --tta its standard deviation over the views.'),
     click.option('--thorough', is_flag=True, help='Look at the whole of every slice; slower, and rarely better.'),
     click.option('--overwrite', is_flag=True, help='With a folder: segment scans again that have a mask already.'),
+    click.option('--format', 'form', type=click.Choice(['nifti', 'seg']), default='nifti',
+                 help='With a folder: write its masks as NIfTI or, for scans in DICOM, as DICOM SEG.'),
     click.option('--date', type=click.DateTime(), metavar='DATE', show_default='now',
-                 help='With OUT.dcm: content date of the DICOM SEG, such as 2026-11-29T12:30:00.'))
+                 help='Content date of a DICOM SEG, such as 2026-11-29T12:30:00.'))
 
 # %% ../nbs/93_cli.ipynb #4242cd23
 @main.command()
 @click.argument('scan')
 @click.argument('out')
 @_add_options((*_SEGMENTING, _MODEL, _ALSO, _TTA, _AT_ONCE, _DEVICE))
-def predict(scan, out, model, post, overwrite, date, also, batch_size, **options):
+def predict(scan, out, model, post, overwrite, date, also, batch_size, form, **options):
     """Segment the liver in one scan, or in a folder of scans.
 
     SCAN is a file of NIfTI, NRRD or MetaImage, or a folder with a DICOM series. OUT becomes its mask, on the scan's own
     grid, in the format that the name asks for: .nii.gz, .nrrd, .seg.nrrd (3D Slicer's), .mha, .mhd, or .dcm for a DICOM
-    SEG of the series. Findings (.json) and a picture (.png) are written beside it. If SCAN is a folder of such files or
-    of folders with DICOM, OUT becomes a folder with one mask per scan, results.csv, and triage.html, which lists the
-    worst masks first.
+    SEG of the series. Findings (.json) and a picture (.png) are written beside it. If SCAN is a folder of such files,
+    of folders with DICOM, or of the loose files of several DICOM series, OUT becomes a folder with one mask per scan,
+    results.csv, and triage.html, which lists the worst masks first.
 
     No training is needed: a trained network ships with liverseg. Research software, not a medical device."""
     from liverseg.cases import spacing_known
     from liverseg.predict import predict
     from liverseg.folder import predict_folder, scans_in
     how = dict(options, bs=batch_size, post=[p for p in post if p != 'none'], say=lambda s: echo(s, err=True))
-    if scans_in(scan, out): return _tell_masks(predict_folder(scan, out, [model, *also], overwrite, **how), out)
+    if scans_in(scan, out):
+        how |= dict(form=form) | (dict(when=date) if date else {})
+        return _tell_masks(predict_folder(scan, out, [model, *also], overwrite, **how), out)
+    _one_form(form, out)
     found = predict(scan, out, [model, *also], when=date, **how)
     if spacing_known(found.scan): echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}')
     else: echo(f'liver volume unknown, since the voxel size is; mask in {out}')
+
+# %% ../nbs/93_cli.ipynb #8718c1f4
+def _one_form(form, out):
+    "Raise `UsageError` for a --format that the name of a single mask contradicts"
+    typed = click.get_current_context().get_parameter_source('form') is click.core.ParameterSource.COMMANDLINE
+    if typed and (form == 'seg') != str(out).endswith('.dcm'):
+        raise click.UsageError('--format is for a folder of scans; a single mask is written as its name says')
 
 # %% ../nbs/93_cli.ipynb #d49b442e
 def _tell_masks(table, out):

@@ -6,7 +6,7 @@
 __all__ = ['mask_pairs', 'measure_pair', 'evaluate_masks', 'compare_reports', 'read_cases', 'add_comparison']
 
 # %% ../nbs/52_compare.ipynb #d7cfb761
-import json, os
+import json, os, re
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,10 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from .manifest import read_table
+from .dicom_files import is_dicom_file
+from .frames import planes_in
+from .outlines import dicom_mask_volume
+from .segments import references_of
 from .cases import liver_mask, NoLiver, read_volume, spacing_known
 from .itk_files import bare_name, is_volume_name
 from .slicer import on_scan
@@ -33,7 +37,7 @@ def mask_pairs(
 ) -> list: # (name, predicted file, true file)
     "The masks of two folders by their names; raises `BadInput`"
     ours, true = _named_masks(pred), _named_masks(truth)
-    if not true: raise BadInput(f'{truth}: holds no NIfTI file and none of ITK; give a folder with the true masks')
+    if not true: raise BadInput(f'{truth}: holds no mask as NIfTI, ITK or DICOM; give a folder with the true masks')
     if missing := [n for n in true if n not in ours]:
         raise BadInput(f'{pred}: has no mask for {len(missing)} of the {len(true)} cases of {truth} '
                        f'({_few(missing)}); put one there for each, an empty one where nothing was found')
@@ -45,16 +49,35 @@ def _few(names): return ', '.join(names[:3]) + ' …'*(len(names) > 3)
 
 # %% ../nbs/52_compare.ipynb #fcf307d4
 def _named_masks(folder):
-    "Name to file of a folder's NIfTI and ITK files"
+    "Name to file of a folder's masks in NIfTI, ITK or DICOM"
     folder = Path(folder)
     if not folder.is_dir(): raise BadInput(f'{folder}: there is no such folder; give one with one mask per case')
-    files = [p for p in sorted(folder.iterdir()) if is_volume_name(p.name) and p.name[0] != '.']
+    files = [p for p in sorted(folder.iterdir()) if p.name[0] != '.' and _is_mask(p)]
     if odd := [p for p in files if printable(p.name) != p.name]:
         raise BadInput(f'{odd[0]}: has characters in its name that no table can hold; rename it')
-    named = {bare_name(p.name): p for p in files}
+    named = {bare_name(re.sub(r'\.dcm$', '', p.name, flags=re.IGNORECASE)): p for p in files}
     if twice := [p for p in files if p not in named.values()]:
         raise BadInput(f'{twice[0]}: is there in two forms, so which one is meant is unknown; keep one')
     return named
+
+def _is_mask(path):
+    "NIfTI and ITK by the name, a SEG or RTSTRUCT by the content"
+    return is_volume_name(path.name) or is_dicom_file(path) and bool(references_of(path))
+
+# %% ../nbs/52_compare.ipynb #8d61a9c8
+def _on_one_grid(files, segments):
+    "The two masks of a case on one grid; raises `BadInput`"
+    kinds = [refs and refs.kind for refs in map(references_of, files)]
+    segs = [f for f, kind in zip(files, kinds) if kind == 'SEG']
+    if kinds == [None, None]:
+        vols = [read_volume(f, fill=0) for f in files]
+        return [on_scan(vols[0], vols[1]), on_scan(vols[1], vols[0])]
+    if kinds == ['RTSTRUCT']*2:
+        raise BadInput(f'{files[0]}: holds outlines, as {files[1]} does, so neither has a grid; give one of them as '
+                       'NIfTI or SEG')
+    plain = next((read_volume(f, fill=0) for f, kind in zip(files, kinds) if not kind), None)
+    grid = plain or planes_in(*segs)
+    return [dicom_mask_volume(f, grid, segment) if kind else plain for f, kind, segment in zip(files, kinds, segments)]
 
 # %% ../nbs/52_compare.ipynb #6b7ae3f5
 def measure_pair(
@@ -62,18 +85,19 @@ def measure_pair(
     liver: tuple = (), # the labels that are liver, if not the usual ones
     tolerance: float = TOLERANCE, # mm, for NSD
     pred_liver: tuple = (), # those of the prediction, if others
-) -> tuple: # (rows of slice_row, distances, spacing in mm or NaN if unknown, a remark on the labels or '')
+    segments: tuple = (None, None), # of both, if in DICOM: the name or number to take; None: the liver
+) -> tuple: # (rows of slice_row, distances, spacing in mm or NaN if unknown, remark on the labels or '', notes)
     "Read a case's two masks and measure them; raises `BadInput`"
     name, *files = pair
-    vols = [read_volume(f, fill=0) for f in files]
-    vols = [on_scan(vols[0], vols[1]), on_scan(vols[1], vols[0])]
+    vols = _on_one_grid(files, segments)
     check_same_grid(vols[1], vols[0])
     pred, odd = _predicted(vols[0], pred_liver or liver)
     true = liver_mask(vols[1], liver)
     spacing = vols[1].spacing if spacing_known(vols[1]) else (np.nan,)*3
     rows = [slice_row(name, z, p, t) for z, (p, t) in enumerate(zip(to_slices(pred), to_slices(true)))]
     far = distances(pred, true, spacing, tolerance) if np.isfinite(spacing).all() else {}
-    return rows, far, spacing, odd or _numbered(vols, liver, pred_liver)
+    notes = [f'{v.path}: {note}' for v in vols for note in v.notes if note.code in ('segment', 'probability')]
+    return rows, far, spacing, odd or _numbered(vols, liver, pred_liver), notes
 
 # %% ../nbs/52_compare.ipynb #18d2b412
 def _predicted(vol, liver):
@@ -104,25 +128,27 @@ def evaluate_masks(
     tolerance: float = TOLERANCE, # mm, for NSD
     workers: int = 1, # processes
     pred_liver: tuple = (), # the predictions' labels, if others: 5 for TotalSegmentator's
+    segments: tuple = (None, None), # of predictions and truths in DICOM: the name or number to take; None: the liver
     say=print, # takes each remark
 ) -> dict: # what summary.json holds
     "Measure masks and write the report; raises `BadInput`"
     check_target(report, REPORT_FILES, 'summary.json')
     pairs, labels = mask_pairs(pred, truth, say), (pred_liver or liver, liver)
-    measure = partial(measure_pair, liver=liver, tolerance=tolerance, pred_liver=pred_liver)
-    rows, far, spacing, odd = zip(*each(measure, pairs, workers))
-    _say_what_is_odd(pairs, spacing, odd, pred, say)
+    measure = partial(measure_pair, liver=liver, tolerance=tolerance, pred_liver=pred_liver, segments=segments)
+    rows, far, spacing, odd, notes = zip(*each(measure, pairs, workers))
+    _say_what_is_odd(pairs, spacing, odd, notes, pred, say)
     slices, names = pd.DataFrame([row for case in rows for row in case]), [name for name, *_ in pairs]
     cases = case_table(slices, dict(zip(names, spacing)), dict(zip(names, far)))
     told = dict(zip(('pred', 'truth'), ([int(n) for n in side] for side in labels)))
     summary = dict(tolerance_mm=tolerance, labels=told, **summarise(slices, cases))
-    draw = partial(_draw_outlines, {p[0]: p for p in pairs}, labels)
+    draw = partial(_draw_outlines, {p[0]: p for p in pairs}, labels, segments)
     write_report(report, cases, slices, summary, show_slices(cases, slices, draw))
     return summary
 
 # %% ../nbs/52_compare.ipynb #cb9c4a2a
-def _say_what_is_odd(pairs, spacing, odd, pred, say):
-    "Report odd labels and headers without a voxel size; raises `BadInput` if all livers were missed"
+def _say_what_is_odd(pairs, spacing, odd, notes, pred, say):
+    "Report chosen segments, odd labels, and headers without a voxel size; raises `BadInput` if all livers were missed"
+    for note in dict.fromkeys(n for case in notes for n in case): say(note)
     _all_missed(odd, pred)
     empty = ', so it counts as empty; if that is wrong, fix --pred-liver'
     for remark in filter(None, odd): say(f'warning: {remark}' + empty*('none of them is' in remark))
@@ -131,9 +157,9 @@ def _say_what_is_odd(pairs, spacing, odd, pred, say):
         say(f'the headers of {", ".join(blind)} do not give the voxel size, so there are no distances and volumes')
 
 # %% ../nbs/52_compare.ipynb #cff9b4cf
-def _draw_outlines(pairs, labels, ax, subject, z):
+def _draw_outlines(pairs, labels, segments, ax, subject, z):
     "Outlines of one slice without the scan, in the patient's proportions"
-    vols = [read_volume(f, fill=0) for f in pairs[subject][1:]]
+    vols = _on_one_grid(pairs[subject][1:], segments)
     pred, true = (to_slices(_predicted(v, which)[0])[z] for v, which in zip(vols, labels))
     outline(ax, true, pred)
     ax.set_aspect(vols[1].spacing[1]/vols[1].spacing[0]); ax.invert_yaxis(); ax.axis('off')

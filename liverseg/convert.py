@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .check import check as check_cases, remarks
+from .dicom_files import series_files
 from .layouts import find_cases
 from .cases import SPLITS, Case, liver_mask, read_case, spacing_known
 from .look import contact_sheet
@@ -139,7 +140,7 @@ def _convert_case(job):
     record = part/'.done'/f'{case.split}.{case.subject}.json'
     source = case.image.relative_to(src if case.image != src else src.parent).as_posix()
     stamps = [_stamp(p) for p in (case.image, case.mask, *case.tumours) if p]
-    stamp = json.dumps(stamps + [case.liver, case.spacing, source])
+    stamp = json.dumps(stamps + [case.liver, case.spacing, case.segment, source])
     if (rows := _finished(record, stamp)) is not None: return rows, ''
     try: rows = write_slices(case, part, source, form, preview)
     except BadInput as e: return [], str(e)
@@ -157,6 +158,7 @@ def _finished(record, stamp):
 
 def _stamp(path):
     "Name, size and time of a file, or of what is in a folder"
+    if files := series_files(path): return [_stamp(p) for p in files]
     if path.is_dir(): return [_stamp(p) for p in sorted(path.rglob('*')) if p.is_file()]
     while not path.exists(): path = path.parent # it is in a zip archive
     return str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns

@@ -38,18 +38,23 @@ def _listed(groups):
     file = lambda g: f'{g[0].path.parent.name}/{g[0].path.name}'
     return ', '.join(f'{g[0].kind} ({count(g)}, {file(g)})' for g in groups[:8]) + (' …' if len(groups) > 8 else '')
 
-def _choose(folder, groups, notes):
-    "The longest CT series, reformats only where there is nothing else"
+def _choose(folder, groups, notes, images):
+    "The CT series with most of the images that a mask names, else the longest, reformats only if there is nothing else"
     ct = [g for g in groups if g[0].kind == 'CT']
     if not ct: raise BadInput(f'{folder}: holds no CT but {_listed(groups)}; give the folder of a CT series')
-    rank = lambda g: (not g[0].reformat, len(g))
+    rank = lambda g: (_named(g, images), not g[0].reformat, len(g))
     best = [g for g in ct if rank(g) == max(map(rank, ct))]
     best = max(best, key=_has_air) if len(best) > 1 else best[0]
     others = [g for g in groups if g is not best]
+    which = 'CT of the mask' if _named(best, images) else 'longest CT'
     if others:
-        notes.append(('several series', f'of {len(groups)} series the longest CT was taken, {_listed([best])}, and '
+        notes.append(('several series', f'of {len(groups)} series the {which} was taken, {_listed([best])}, and '
                                         f'left out: {_listed(others)}'))
     return best
+
+def _named(slices, images):
+    "The number of slices that are among `images`, {SOPInstanceUID: frames, or none for all of them}"
+    return sum(s.image in images and (s.nth in images[s.image] or not images[s.image]) for s in slices)
 
 # %% ../nbs/13_dicom.ipynb #b6a7c85b
 _MOST = 2**30 # voxels of a series: 4096 slices of 512×512
@@ -138,7 +143,7 @@ def _without_twins(slices, notes):
         if before >= _SAME: seen = {} # the slices kept at this place, by their pixels
         if min(before, after) >= _SAME: kept.append(s); continue # alone, so its pixels need not be read
         mark = hashlib.blake2b(_hu(stored(s.path)[s.frame], s).astype(np.float32).tobytes()).digest()
-        if mark in seen: dropped.append(s); seen[mark].copies.append(s.path)
+        if mark in seen: dropped.append(s); seen[mark].copies.append((s.image, s.nth))
         else: kept.append(s); seen[mark] = s
     if not dropped: return kept
     notes.append(('duplicate slices', f'{len(dropped)} of {len(slices)} slices are copies of another one and were '
@@ -148,18 +153,29 @@ def _without_twins(slices, notes):
 # %% ../nbs/13_dicom.ipynb #e157a841
 def _crowded(slices): return any(b.z - a.z < _SAME for a, b in zip(slices, slices[1:]))
 
-def _one_phase(slices, folder, notes):
-    "The longest of the stacks that one series holds; raises `BadInput` where nothing tells them apart"
+def _one_phase(slices, notes, images):
+    "The stack of the mask, else the longest, of those in one series; raises `BadInput` if nothing tells them apart"
     if not _crowded(slices): return slices
     places = 1 + sum(b.z - a.z >= _SAME for a, b in zip(slices, slices[1:]))
     for key, values in zip(_PHASE_TAGS, zip(*(s.phase for s in slices))):
-        stacks = [[s for s, v in zip(slices, values) if v == value] for value in sorted(set(values), key=natural_key)]
-        best = max(stacks, key=len)
-        if any(map(_crowded, stacks)) or 2*len(best) < places: continue
-        notes.append(('several series', f'the series holds {len(stacks)} stacks that differ in {key}: the longest was '
-                                        f'taken ({len(best)} slices, from {best[0].path.name}), the others left out'))
+        kinds = sorted(set(values), key=natural_key)
+        stacks = [[s for s, v in zip(slices, values) if v == kind] for kind in kinds]
+        if any(map(_crowded, stacks)) or 2*max(map(len, stacks)) < places: continue
+        best = max(stacks, key=lambda stack: (_named(stack, images), len(stack)))
+        which = 'that of the mask' if _named(best, images) else 'the longest'
+        where = best[0].path.name if best[0].nth is None else f'frame {best[0].nth} of {best[0].path.name}'
+        notes.append(('several series', f'the series holds {len(stacks)} stacks that differ in {key}: {which} was '
+                                        f'taken ({len(best)} slices, from {where}), the others left out'))
         return best
+    _mixed(slices)
+
+# %% ../nbs/13_dicom.ipynb #005054a7
+def _mixed(slices):
+    "Raise `BadInput` about two slices that lie at one place"
     a, b = next((a, b) for a, b in zip(slices, slices[1:]) if b.z - a.z < _SAME)
+    if a.path == b.path:
+        raise BadInput(f'{b.path}: its frames {a.frame + 1} and {b.frame + 1} lie at one place but show different '
+                       'things, and no tag tells the two phases in this file apart; export them one by one')
     raise BadInput(f'{b.path}: lies where {a.path.name} lies but shows something else, '
                    'and no tag tells the two scans of this series apart; give a folder with one of them')
 
@@ -214,7 +230,8 @@ class Series:
     notes: list = field(default_factory=list) # of (code, sentence): what was noticed while reading
     modality: str = 'CT'
     positions: np.ndarray = None # (k, 3), mm in RAS+, of each slice's first pixel
-    copies: list = field(default_factory=list) # of Path: files that were dropped as exact copies of these slices
+    images: list = field(default_factory=list) # (SOPInstanceUID, frame from 1 or None for a file with one), by k
+    copies: list = field(default_factory=list) # the same of slices that were dropped as exact copies of these
 
 # %% ../nbs/13_dicom.ipynb #5419e145
 def _stacked(slices):
@@ -232,14 +249,15 @@ def _stacked(slices):
 
 # %% ../nbs/13_dicom.ipynb #e76789c0
 def read_series(
-    folder, # holds DICOM files, itself or in folders below it; may lead through zip archives
+    folder, # holds DICOM files, itself or in folders below it; may lead through zip archives, or end in a series' UID
+    images: dict = {}, # those that a mask names, {SOPInstanceUID: its frames, or none for all}; their series is taken
 ) -> Series:
-    "The longest CT series of a folder as one volume; raises `BadInput`"
+    "The longest CT series of a folder as one volume, or that of a mask; raises `BadInput`"
     folder, notes = Path(folder), []
-    slices = _choose(folder, _groups(_pictures_in(folder)), notes)
+    slices = _choose(folder, _groups(_pictures_in(folder)), notes, images)
     _check_series(slices)
     slices = _without_twins(_placed(slices, folder, notes), notes)
-    slices = _one_phase(slices, folder, notes)
+    slices = _one_phase(slices, notes, images)
     affine = _affine(slices, notes)
     if (uneven := _uneven(slices)): notes.append(('uneven slices', uneven))
     if (odd := _other_scale(slices)): notes.append(('rescale differs', odd))
@@ -248,7 +266,7 @@ def read_series(
                                     'their numbers are taken as HU'))
     at = np.array([s.at for s in slices]) * np.diag(_LPS)[:3]
     return Series(_stacked(slices), affine, [s.path for s in slices], notes, positions=at,
-                  copies=[path for s in slices for path in s.copies])
+                  images=[(s.image, s.nth) for s in slices], copies=[image for s in slices for image in s.copies])
 
 # %% ../nbs/13_dicom.ipynb #5d82be71
 def _other_scale(slices):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYOUTS', 'IMAGE_NAME', 'MASK_NAME', 'TUMOUR', 'LITS_LEAK', 'layout', 'lits', 'decathlon', 'totalsegmentator',
-           'chaos', 'ircad', 'find_cases', 'lits_numbers']
+           'chaos', 'ircad', 'tcia', 'find_cases', 'lits_numbers']
 
 # %% ../nbs/16_layouts.ipynb #5e719613
 import csv, fnmatch, json, re
@@ -14,16 +14,17 @@ from pathlib import Path
 from .cases import SPLITS, Case
 from .dicom_files import is_dicom_file
 from .itk_files import bare_name, is_volume_name
+from .pairing import _folders, dicom_cases, with_liver
 from .archive import is_dir, is_file, ls, read_bytes
 from .work import BadInput, printable
 
 # %% ../nbs/16_layouts.ipynb #a7f36266
 def _volumes(folder):
-    "The files of NIfTI and ITK in a folder, and the folders that may hold a DICOM series"
-    wanted = lambda p: p.name[0] != '.' and (p.is_dir() or is_volume_name(p.name))
+    "The files of NIfTI and ITK in a folder, single DICOM files named .dcm, and the folders that may hold a series"
+    def wanted(p): return p.name[0] != '.' and (p.is_dir() or is_volume_name(p.name) or p.name.lower().endswith('.dcm'))
     return sorted(filter(wanted, folder.iterdir())) if folder.is_dir() else []
 
-def _bare_name(path): return bare_name(path.name)
+def _bare_name(path): return bare_name(re.sub(r'\.dcm$', '', path.name, flags=re.IGNORECASE))
 
 # %% ../nbs/16_layouts.ipynb #7251d5c9
 def _sort(paths, strict=False, **rules):
@@ -90,14 +91,6 @@ def _own_layout(folder, split, image_name=IMAGE_NAME, mask_name=MASK_NAME):
     return _pair(split, found['image'], found['mask'])
 
 # %% ../nbs/16_layouts.ipynb #ebf9a2c6
-def _folders(src, depth, seen):
-    "A folder and those below it, each once, however many links lead to it"
-    if not src.is_dir() or src.resolve() in seen: return
-    seen.add(src.resolve())
-    yield src
-    for p in sorted(src.iterdir()) if depth else ():
-        if p.name[0] != '.': yield from _folders(p, depth - 1, seen)
-
 def _below(src, depth=8):
     "The volumes in a folder and its sub-folders"
     return [p for folder in _folders(src, depth, set()) for p in _volumes(folder) if not p.is_dir()]
@@ -217,6 +210,12 @@ def _ircad_case(subject, top, name):
     cases = _pair('train', {subject: scan} if scan else {}, {subject: liver} if liver else {})
     return [replace(c, tumours=tumours) for c in cases]
 
+# %% ../nbs/16_layouts.ipynb #c03c607c
+@layout('TCIA')
+def tcia(src):
+    "DICOM series with SEG or RTSTRUCT in any folders (The Cancer Imaging Archive)"
+    return dicom_cases(src)
+
 # %% ../nbs/16_layouts.ipynb #c069cdce
 def _is_scan(path):
     "A file of NIfTI or ITK, or a folder with DICOM files in it?"
@@ -287,6 +286,14 @@ def _assigned(cases, src, splits, without):
     gone = {s for pattern in without for s in _matching(cases, pattern, src)}
     return [replace(c, split=home.get(c.subject, c.split)) for c in cases if c.subject not in gone]
 
+# %% ../nbs/16_layouts.ipynb #b9dcdb77
+def _labelled(cases, src, liver, spacing, segment):
+    "The cases with what was said about their labels; raises `BadInput` for a segment where no mask has any"
+    named = lambda c: liver or (_liver_labels(c.names) if c.names else ())
+    if segment is not None and not any(c.mask and is_dicom_file(c.mask) for c in cases):
+        raise BadInput(f'{src}: holds no mask in DICOM, so no segment can be chosen; choose labels with --liver')
+    return [with_liver(replace(c, liver=named(c), spacing=spacing, segment=segment)) for c in cases]
+
 # %% ../nbs/16_layouts.ipynb #b857d5f6
 def find_cases(
     src, # folder that holds train/nii, valid/nii or test/nii, or one of the data sets above, or scans
@@ -296,8 +303,9 @@ def find_cases(
     without: tuple = (), # subjects or patterns to leave out
     liver: tuple = (), # the labels that count as liver, whatever the data set says
     spacing: tuple = None, # (dx, dy, dz) in mm, for files that have none
+    segment=None, # name or number of the segment to take from masks in DICOM; None: the liver
 ) -> list: # of Case, by split and subject
-    "List the cases of a data set by looking at names alone; raises `BadInput`"
+    "List the cases of a data set, by names or, for masks in DICOM, by identifiers; raises `BadInput`"
     src = Path(src)
     if not (is_dir(src) or is_file(src)):
         raise BadInput(f'{src}: there is no such folder; give the folder that holds train/nii and test/nii, or a '
@@ -306,19 +314,22 @@ def find_cases(
     if not cases:
         raise BadInput(f'{src}: holds no volumes; put .nii or .nii.gz files into {src/"train"/"nii"} or '
                        f'{src/"test"/"nii"}, or give {", ".join(LAYOUTS)} as downloaded')
-    named = lambda c: liver or (_liver_labels(c.names) if c.names else ())
-    cases = [replace(c, liver=named(c), spacing=spacing) for c in _assigned(cases, src, splits, without)]
+    cases = _labelled(_assigned(cases, src, splits, without), src, liver, spacing, segment)
     return _one_home(sorted(map(_complain, cases), key=lambda c: (SPLITS.index(c.split), c.subject)))
 
 # %% ../nbs/16_layouts.ipynb #3192f218
 def _one_home(cases):
-    "Mark subjects that are in two splits; only the copy in the last split, such as test, may stay"
-    last = {c.subject: c for c in cases} # cases come with the test last
+    "Mark subjects that are in two splits, and patients with two scans; only one, in the last split, may stay"
+    last, of_patient = {c.subject: c for c in cases}, {c.patient: c for c in cases if c.patient} # the test comes last
     def _marked(c):
-        twin = last[c.subject]
-        if twin is c: return c
-        return replace(c, error=f"{c.image or c.mask}: subject '{c.subject}' is in {c.split} and, as "
-                                f"{twin.image or twin.mask}, in {twin.split}; a subject belongs to one split")
+        twin, other = last[c.subject], of_patient.get(c.patient, c)
+        if twin is not c:
+            return replace(c, error=c.error or f"{c.image or c.mask}: subject '{c.subject}' is in {c.split} and, as "
+                                               f"{twin.image or twin.mask}, in {twin.split}; a subject belongs to one "
+                                               'split')
+        if other is c or c.error or c.split == other.split == 'test': return c
+        return replace(c, error=f"{c.mask}: is of patient '{c.patient}', and so is {other.mask}; a patient is one "
+                                f'subject, so leave one of them out, as with --without {c.subject}')
     return [_marked(c) for c in cases]
 
 # %% ../nbs/16_layouts.ipynb #0a3a03f2

@@ -8,7 +8,7 @@ __all__ = ['FIRST_LOOK', 'LIKELY', 'SEES_ALL', 'MORE_MIRRORED', 'ASK_SIDE', 'FAC
 
 # %% ../nbs/06_predict.ipynb #cd187703
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from .cases import read_volume, spacing_known, with_spacing
 from .post import STEPS, DEFAULT_STEPS, clean, pieces
 from .look import plane_picture
 from .models import open_model
+from .seg import check_source
 from .results import check_mask_place, made_from, save_mask, write_result
 from .trust import OwnDice, expected_dice
 from .tta import VIEWS, slice_maps, slice_probs, tta_remark
@@ -239,10 +240,12 @@ def predict(
     "Segment one scan and write its mask, result and preview; raises `BadInput`"
     check_mask_place(out := Path(out), scan)
     vol = with_spacing(read_volume(scan), spacing) # before a network is loaded for nothing
+    if is_seg_name(out): vol = replace(vol, source=check_source(vol.source or scan))
     segmenter = model if isinstance(model, Segmenter) else Segmenter.load(model, device)
     if segmenter is not model and (remark := tta_remark(segmenter.meta, tta)): say(remark)
     found = segmenter.segment(vol, tta, **how)
-    told = found.result() | dict(made_from=made_from(scan, segmenter, dict(how, tta=tta, spacing=spacing)))
+    options = dict(how, tta=tta, spacing=spacing) | (dict(when=when) if when else {})
+    told = found.result() | dict(made_from=made_from(scan, segmenter, options))
     for note in told['warnings']: say(f'warning: {printable(str(scan))}: {note}')
     write_result(found, out, told, when)
     return found

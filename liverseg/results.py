@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from . import __version__
-from .dicom_files import is_dicom, is_dicom_file
+from .dicom_files import is_dicom, is_dicom_file, series_files
 from .itk_files import bare_name, is_itk_file, is_our_itk, open_itk, voxels_beside, write_itk
 from .nifti import to_stored_grid, write_map, write_mask
 from .seg import is_our_seg, seg_writer, write_seg
@@ -163,7 +163,8 @@ def save_as_seg(
 ):
     "Write values as DICOM SEG on the series that a segmentation was made from; raises `BadInput`"
     mask = values if values.dtype.kind == 'f' else values > 0
-    write_seg(path, found.scan.path, to_stored_grid(mask, found.scan), found.how.get('model', ''), when)
+    series = found.scan.source or found.scan.path # what was read, if it is known
+    write_seg(path, series, to_stored_grid(mask, found.scan), found.how.get('model', ''), when)
 
 def _save_map(values, found, path, when):
     if is_seg_name(path): save_as_seg(values, found, path, when)
@@ -192,7 +193,8 @@ def made_from(
     "What decides a result: the scan's files (name, size, time), the model, all options but `bs`, our version"
     scan = Path(scan)
     home = next(p for p in (scan, *scan.parents) if p.exists()) # the archive, where the path leads into one
-    facts = [(str(p.relative_to(home.parent)), p.stat().st_size, p.stat().st_mtime_ns) for p in _files_of(home)]
+    files = series_files(scan) or _files_of(home)
+    facts = [(str(p.relative_to(home.parent)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     options = {k: v for k, v in how.items() if k != 'bs'}
     decides = [scan.name, facts, segmenter.name, segmenter.meta, options, __version__]
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -82,6 +82,7 @@ class Volume:
     path: Path
     notes: list = field(default_factory=list) # of Note: what was noticed or changed while reading
     grid: Grid = None # of the file itself
+    source: object = None # the DICOM series that it was read from, a Series or Planes
 
     @property
     def spacing(self): return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine)) # (dx, dy, dz) in mm

@@ -141,7 +141,7 @@ def save_like(folders, values):
     (lambda f: (f / 'pred/case1.nii').write_bytes(b'no NIfTI'), 'case1.nii'),
     (lambda f: nib.save(nib.Nifti1Image(np.zeros((24, 20, 9), np.uint8), np.eye(4)), f / 'pred/case1.nii'), 'shape'),
     (lambda f: save_like(f, np.full((24, 20, 10), .4, np.float32)), 'probability'),
-    (lambda f: [p.unlink() for p in (f / 'truth').iterdir()], 'holds no NIfTI file'),
+    (lambda f: [p.unlink() for p in (f / 'truth').iterdir()], 'holds no mask'),
 ])
 def test_a_bad_folder_or_mask_is_one_sentence(folders, harm, says):
     harm(folders)

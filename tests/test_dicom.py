@@ -585,3 +585,97 @@ def test_ircad_as_distributed():
 def test_pixels_that_no_ct_has(tmp_path, pixel):
     write(tmp_path / 'ct', PixelSpacing=pixel)
     with pytest.raises(BadInput, match='which no CT has; export it again'): read_series(tmp_path / 'ct')
+
+
+# --- two phases in one enhanced file ---
+
+def enhanced_phases(folder, tag='TemporalPositionIndex', second=SUBJECT.hu + np.int16(50), keep=12):
+    "One file with two phases: the frames of the first, in some order, then `keep` frames of the second"
+    enhanced(folder)
+    def add(ds):
+        group = ds.PerFrameFunctionalGroupsSequence[0].PixelValueTransformationSequence
+        slices = [pydicom.dcmread(f) for f in write(folder / 'second', hu=second)]
+        shutil.rmtree(folder / 'second')
+        def item(**tags):
+            out = pydicom.Dataset()
+            for key, value in tags.items(): setattr(out, key, value)
+            return out
+        frames = list(ds.PerFrameFunctionalGroupsSequence)
+        more = [item(PlanePositionSequence=[item(ImagePositionPatient=s.ImagePositionPatient)],
+                     PixelValueTransformationSequence=list(group)) for s in slices[:keep]]
+        for n, f in enumerate(frames + more):
+            phase = 1 + (n >= len(frames))
+            time = f'2026112912{n:02}' # each frame has its own, which separates nothing
+            if tag: f.FrameContentSequence = [item(**{tag: str(phase) if tag == 'StackID' else phase,
+                                                      'FrameAcquisitionDateTime': time})]
+        ds.PerFrameFunctionalGroupsSequence = frames + more
+        ds.NumberOfFrames = len(frames) + len(more)
+        ds.PixelData += b''.join((s.pixel_array + np.int16(5)).tobytes() for s in slices[:keep])
+    change(folder / 'all.dcm', add)
+    return folder / 'all.dcm'
+
+
+@pytest.mark.parametrize('tag', ['TemporalPositionIndex', 'FrameAcquisitionNumber', 'StackID'])
+@pytest.mark.parametrize('wanted', [1, 2])
+def test_two_phases_in_one_enhanced_file(tag, wanted, tmp_path):
+    "The longest is taken, or that of the frames which a mask names; the frame numbers tell which"
+    path = enhanced_phases(tmp_path, tag, keep=12 if wanted == 1 else 9)
+    uid = pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID
+    series = read_series(tmp_path)
+    assert codes(series) == ['several series'] and f'differ in {tag}: the longest was taken (12 ' in series.notes[0][1]
+    same_voxels(series, SUBJECT.hu, SUBJECT.affine)
+    assert {n for _, n in series.images} == {*range(1, 13)} and {u for u, _ in series.images} == {uid}
+    second = read_series(path, {uid: {13, 14}})
+    assert {n for _, n in second.images} == {*range(13, 13 + (12 if wanted == 1 else 9))}
+    assert 'that of the mask was taken' in second.notes[0][1] and 'from frame 1' in second.notes[0][1]
+    same_voxels(second, SUBJECT.hu[..., :second.data.shape[2]] + 50, SUBJECT.affine)
+
+
+def test_phases_of_an_enhanced_file_that_nothing_tells_apart(tmp_path):
+    bad(enhanced_phases(tmp_path, None), 'all.dcm: its frames', 'no tag tells the two phases in this file apart')
+
+
+def test_copies_within_an_enhanced_file(tmp_path):
+    enhanced_phases(tmp_path, second=SUBJECT.hu)
+    series = read_series(tmp_path)
+    assert codes(series) == ['duplicate slices'] and len(series.copies) == 12
+    same_voxels(series, SUBJECT.hu, SUBJECT.affine)
+    assert {n for _, n in series.images} | {n for _, n in series.copies} == {*range(1, 25)}
+
+
+# --- series among loose files ---
+
+def heap(folder):
+    "Two series and a scout of one study in one folder"
+    tags = dict(StudyInstanceUID='1.2', PatientID='P')
+    write(folder, name='z{n}', SeriesInstanceUID='1.2.3', **tags)
+    write(folder, hu=SUBJECT.hu + np.int16(50), name='a{n}', SeriesInstanceUID='1.2.10', **tags)
+    write(folder, hu=SUBJECT.hu[..., :2], name='s{n}', SeriesInstanceUID='1.2.4',
+          ImageType=['ORIGINAL', 'PRIMARY', 'LOCALIZER'], **tags)
+    return folder
+
+
+def test_a_series_among_loose_files(tmp_path):
+    from liverseg.cases import read_volume
+    from liverseg.dicom_files import is_dicom, series_files, series_in
+    folder = heap(tmp_path / 'heap')
+    assert [p.name for p in series_in(folder)] == ['1.2.10', '1.2.4', '1.2.3']
+    for uid, more in (('1.2.3', 0), ('1.2.10', 50)):
+        same_voxels(read_series(folder / uid), SUBJECT.hu + more, SUBJECT.affine)
+        assert read_series(folder / uid).notes == [] and is_dicom(folder / uid)
+        assert len(series_files(folder / uid)) == 12 and read_volume(folder / uid).path.name == uid
+    bad(folder / '1.2.4', 'holds no CT but localizer')
+    bad(folder / '1.2.5', 'there is no such folder')
+    assert not is_dicom(folder / '1.2.5') and series_files(folder) == [] and not is_dicom(tmp_path / 'none/1.2.3')
+    (folder / 'z5').write_bytes((folder / 'z5').read_bytes()[:400]) # the other series does not mind
+    same_voxels(read_series(folder / '1.2.10'), SUBJECT.hu + 50, SUBJECT.affine)
+    assert codes(read_series(folder / '1.2.3')) == ['uneven slices'] # the cache has noticed
+
+
+@pytest.mark.parametrize('uid', ['../../up', '', 'x'*300, '.1.2', 'a/b', '1.2\n3'])
+def test_what_is_no_uid_names_no_file(uid, tmp_path):
+    from liverseg.dicom_files import series_in
+    write(tmp_path, SeriesInstanceUID=uid)
+    place, = series_in(tmp_path)
+    assert place.parent == tmp_path and place.name.startswith('series_') and len(place.name) == 15
+    same_voxels(read_series(place), SUBJECT.hu, SUBJECT.affine)

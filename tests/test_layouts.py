@@ -123,7 +123,35 @@ def loose(root):
     pair(C, root / 'c_orig.nii.gz')
     return dict(a=(A, 'train'), b=(B, 'train'), c=(C, 'test'))
 
-WAYS = [own, own_dicom, ircad, ircad_zipped, lits, lits_batches, lits_apart, msd, nnunet, totalsegmentator, chaos,
+def tcia(root, **placed):
+    "As The Cancer Imaging Archive files it: A with a SEG and a second series, B with an RTSTRUCT, C without a mask"
+    from test_seg import planes_of, read_series, rtstruct, runs, write_seg
+    homes = dict(native='2.000000-NATIVE-00123', ct='4.000000-PORTAL VENOUS-84211', mask='300.000000-Segmentation-99')
+    for n, (s, name) in enumerate(((A, 'HCC_001'), (B, 'HCC_002'), (C, 'HCC_003'))):
+        study = root / 'manifest-17/HCC' / name / '11-29-1999-NA-CT ABDPEL-52152'
+        who = dict(PatientID=name, StudyInstanceUID=f'1.2.{n}', name='1-{n:02}.dcm')
+        write_series(s.hu, s.affine, study / homes['ct'], SeriesInstanceUID=f'1.2.{n}.4', **who)
+        if s is A: write_series(s.hu + np.int16(1), s.affine, study / homes['native'], SeriesInstanceUID='1.2.2', **who)
+        if s is C: continue
+        series = read_series(study / homes['ct'])
+        liver = np.asarray(stored_as(nib.Nifti1Image(s.labels, s.affine), 'LPS').dataobj) > 0
+        path = study / homes['mask'] / '1-1.dcm'
+        path.parent.mkdir()
+        if s is A: write_seg(path, series, liver, **placed)
+        else: rtstruct(path, planes_of(series), {'Spleen': [], 'Liver': runs(liver)})
+    (root / 'manifest-17/metadata.csv').write_text('Series UID,Collection\n')
+    return dict(HCC_001=(A, 'train'), HCC_002=(B, 'train'), HCC_003=(C, 'test'))
+
+def heaped(root):
+    "All files of such a download in one folder, under other names"
+    expected = tcia(root / 'tree')
+    files = sorted((root / 'tree').rglob('*.dcm'))
+    for n, f in enumerate(files): f.rename(root / f'IM{(n*31) % len(files):03}')
+    shutil.rmtree(root / 'tree')
+    return expected
+
+WAYS = [own, own_dicom, tcia, heaped, ircad, ircad_zipped, lits, lits_batches, lits_apart, msd, nnunet,
+        totalsegmentator, chaos,
         one_each, loose]
 
 def same(dst, manifest, subject, kind, data):
@@ -369,3 +397,103 @@ def test_without_the_dicom_extra(tmp_path):
                  for d in ('nifti', 'dicom'))
     assert good.returncode == 0 and "pip install -e '.[dicom]'" in bad.stderr and bad.returncode == 1
     assert 'Traceback' not in bad.stderr
+
+
+# --- masks in DICOM ---
+
+def test_labels_in_dicom_give_the_same_slices(tmp_path):
+    "Byte for byte as the same masks in NIfTI, whatever training makes of them"
+    expected = tcia(tmp_path / 'tcia')
+    for name, (s, split) in expected.items():
+        series, = (p for p in (tmp_path / 'tcia').rglob('4.*') if name in str(p))
+        shutil.copytree(series, tmp_path / f'own/{split}/nii/{name}_orig')
+        if s is not C: nii(tmp_path / f'own/{split}/nii/{name}_liver.nii.gz', s.labels, s.affine)
+    a, b = (convert(tmp_path / n, tmp_path / f'png_{n}') for n in ('tcia', 'own'))
+    files = [{p.relative_to(tmp_path / f'png_{n}').as_posix(): p.read_bytes()
+              for p in (tmp_path / f'png_{n}').rglob('*.png')} for n in ('tcia', 'own')]
+    assert files[0] == files[1] and len(files[0]) == 5*12
+    pd.testing.assert_frame_equal(a.drop(columns='source'), b.drop(columns='source'))
+    assert [w for w in a.attrs['warnings'] if 'of 2 segments Liver was taken' in w[1]]
+
+
+def test_a_seg_in_our_own_layout(tmp_path):
+    from test_seg import read_series, write_seg
+    write_series(A.hu, A.affine, tmp_path / 'train/nii/a_orig')
+    series = read_series(tmp_path / 'train/nii/a_orig')
+    liver = np.asarray(stored_as(nib.Nifti1Image(A.labels, A.affine), 'LPS').dataobj) > 0
+    write_seg(tmp_path / 'train/nii/a_liver.dcm', series, liver)
+    case, = find_cases(tmp_path)
+    assert case.subject == 'a' and not case.error
+    np.testing.assert_array_equal(read_case(case)[1], A.labels > 0)
+
+
+def test_masks_without_their_series_and_two_on_one(tmp_path):
+    from test_seg import SCT, described, read_series, theirs, write_seg
+    tcia(tmp_path)
+    of = lambda name, part: next(p for p in tmp_path.rglob(part) if name in str(p))
+    gone, here = of('HCC_002', '4.*'), of('HCC_001', '4.*')
+    shutil.rmtree(gone)
+    cases = tell(tmp_path)
+    assert 'refers to series 1.2.1.4, which is not below' in cases['HCC_002'].error and not cases['HCC_001'].error
+    refused(lambda: convert(tmp_path, tmp_path.parent / 'no'), '1-1.dcm', 'add the series, or remove the mask')
+    series = read_series(here)
+    spleen = np.zeros(series.data.shape, bool)
+    spleen[30:34, 20:25, 4:8] = True
+    theirs(here.parent / 'spleen.dcm', series, spleen.T, [described(1, 'Spleen', SCT.Spleen)])
+    assert tell(tmp_path)['HCC_001'].mask.parent.name[:3] == '300' # that with the liver
+    chosen = tell(tmp_path, segment='Spleen')['HCC_001']
+    assert chosen.mask.name == 'spleen.dcm' and read_case(chosen)[1].sum() == spleen.sum()
+    write_seg(here.parent / 'again.dcm', series, spleen)
+    assert 'holds the liver on the same series as' in tell(tmp_path)['HCC_001'].error
+
+
+def test_two_series_of_a_patient_with_masks(tmp_path):
+    "A validation that draws subjects would take them for two people"
+    from test_seg import read_series, write_seg
+    tcia(tmp_path)
+    home = next(tmp_path.rglob('2.000000*'))
+    series = read_series(home)
+    write_seg(home.parent / 'second.dcm', series, series.data > 0)
+    cases = tell(tmp_path)
+    assert {'HCC_001_1', 'HCC_001_2'} < {*cases} and 'HCC_001' not in cases
+    assert "is of patient 'HCC_001'" in cases['HCC_001_1'].error and not cases['HCC_001_2'].error
+    alone = tell(tmp_path, without=('HCC_001_2',))
+    assert not alone['HCC_001_1'].error and alone['HCC_001_1'].image.name[:1] == '2'
+    assert tell(tmp_path, splits={'HCC_001_2': 'test'})['HCC_001_1'].error # one to train on, one to test on
+    assert not any(c.error for c in tell(tmp_path, splits={'HCC_001_*': 'test'}).values())
+
+
+def test_a_series_in_two_folders_and_a_damaged_mask(tmp_path):
+    tcia(tmp_path)
+    home = next(p for p in tmp_path.rglob('4.*') if 'HCC_001' in str(p))
+    (home.parent / 'rest').mkdir()
+    (home / '1-03.dcm').rename(home.parent / 'rest/1-03.dcm')
+    mask = next(p for p in tmp_path.rglob('1-1.dcm') if 'HCC_002' in str(p))
+    whole = mask.read_bytes()
+    assert 'holds a part of series 1.2.0.4' in tell(tmp_path)['HCC_001'].error
+    for n in (140, 200, 600, 1500, 3000, len(whole) - 2000): # listed with the reason, or refused when it is read
+        mask.write_bytes(whole[:n])
+        case, = (c for c in find_cases(tmp_path) if c.mask == mask)
+        refused(lambda: read_case(case), '; ')
+
+
+def test_the_segment_on_the_command_line(tmp_path):
+    from test_seg import SCT, described, read_series, theirs
+    write_series(A.hu, A.affine, tmp_path / 'data/ct', PatientID='P')
+    series = read_series(tmp_path / 'data/ct')
+    liver = np.asarray(stored_as(nib.Nifti1Image(A.labels, A.affine), 'LPS').dataobj) > 0
+    left = liver & (np.indices(liver.shape)[0] < 20)
+    array = np.stack([(liver & ~left).T, left.T], -1).astype(np.uint8)
+    lobes = [described(n, f'{side} lobe', SCT.Organ) for n, side in enumerate(('right', 'left'), 1)]
+    theirs(tmp_path / 'data/seg.dcm', series, array, lobes)
+    done = cli('check', tmp_path / 'data')
+    assert done.exit_code == 1 and 'holds no liver but right lobe, left lobe' in done.output
+    for name in ('left lobe', '2'):
+        done = cli('check', tmp_path / 'data', '--segment', name)
+        assert done.exit_code == 0, done.output
+        assert 'of 2 segments left lobe was taken, left out: right lobe' in done.output
+    done = cli('convert', tmp_path / 'data', tmp_path / 'png', '--segment', 'left lobe')
+    assert done.exit_code == 0 and 'left lobe was taken' in done.output
+    assert pd.read_csv(tmp_path / 'png/manifest.csv')['liver_px'].sum() == left.sum()
+    own(tmp_path / 'own')
+    refused(lambda: find_cases(tmp_path / 'own', segment='2'), 'no mask in DICOM', '--liver')

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 # from the ground up: a module may import those before it
-ORDER = ('work recipe liver volume nifti itk_files archive dicom_files dicom seg segments slicer outlines cases '
-         'phantom layouts check download pixels show look manifest convert metrics post '
+ORDER = ('work recipe liver volume nifti itk_files archive dicom_files dicom seg segments slicer frames outlines cases '
+         'pairing phantom layouts check download pixels show look manifest convert metrics post '
          'tables tta models network losses save temperature data checkpoint train report trust evaluate compare '
          'results predict folder wording demo terminal cli').split()
 # imports inside functions, each with its reason; each command imports what it calls, so that its help loads none of it

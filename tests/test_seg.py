@@ -15,7 +15,8 @@ from liverseg.dicom import read_series
 from liverseg.outlines import dicom_mask, dicom_mask_volume, rasterised
 from liverseg.phantom import make_subject, write_series
 from liverseg.seg import planes_of, planes_on, seg_dataset, write_seg
-from liverseg.segments import Part, liver_parts, planes_in, read_seg, references_of
+from liverseg.frames import planes_in
+from liverseg.segments import Part, liver_parts, read_seg, references_of
 from liverseg.work import BadInput
 from conftest import run
 from test_dicom import change, enhanced
@@ -784,15 +785,40 @@ def test_a_nameless_segment_coded_as_another_organ_is_no_liver(code, name):
         assert liver_parts('a.dcm', [Part(1, name, of(general))])[0]
 
 
-def test_frames_with_gaps_are_no_grid(made, tmp_path):
-    "Frames that were left out inside the mask would make every step too long"
+def test_frames_with_gaps_are_filled(made, tmp_path):
+    "Frames that were left out inside the mask come back empty, or the grid is refused"
     folder, series, liver, planes = made
     gap = np.zeros_like(liver)
     gap[5:9, 5:9, [2, 3, 7, 8]] = True
-    theirs(tmp_path / 'gap.dcm', series, gap.T, [described(1, 'Liver')])
-    bad(lambda: planes_in(tmp_path / 'gap.dcm'), 'gap.dcm', '9 to 36 mm', 'give its series')
-    bad(lambda: dicom_mask_volume(tmp_path / 'gap.dcm'), 'give its series')
-    np.testing.assert_array_equal(dicom_mask_volume(tmp_path / 'gap.dcm', series).data.sum(), gap.sum())
+    path = theirs(tmp_path / 'gap.dcm', series, gap.T, [described(1, 'Liver')])
+    alone = planes_in(path)
+    np.testing.assert_allclose(alone.at, planes.at[2:9], atol=1e-4)
+    np.testing.assert_array_equal(read_seg(path, alone)[0], gap[..., 2:9])
+    assert dicom_mask_volume(path).data.sum() == dicom_mask_volume(path, series).data.sum() == gap.sum()
+    def off(ds): # 5 mm above its slice
+        for f in frames(ds)[:1]: f.PlanePositionSequence[0].ImagePositionPatient[2] += 5
+    change(path, off)
+    bad(lambda: planes_in(path), 'gap.dcm', 'no grid', 'give its series')
+    bad(lambda: dicom_mask_volume(path), 'give its series')
+
+
+@pytest.mark.parametrize('grid', ['axial, head first, supine', 'feet first, prone', 'coronal', 'oblique', 'tilted'])
+def test_two_readers_get_one_grid(grid, tmp_path):
+    "One mask has every frame, the other one leaves out most; both come out as on the series"
+    from liverseg.compare import measure_pair
+    series, liver = scan(tmp_path / 'ct', *GRIDS[grid])
+    write_seg(tmp_path / 'a.dcm', series, liver)
+    part = liver & (np.arange(liver.shape[2]) % 3 > 0)
+    theirs(tmp_path / 'b.dcm', series, part.T, [described(1, 'Liver')])
+    for pair in ('ab', 'ba'):
+        paths = [tmp_path / f'{n}.dcm' for n in pair]
+        planes = planes_in(*paths)
+        np.testing.assert_allclose(planes.affine, series.affine, atol=1e-4)
+        for path, mask in zip(paths, (liver, part) if pair == 'ab' else (part, liver)):
+            np.testing.assert_array_equal(read_seg(path, planes)[0], mask)
+        rows = measure_pair((pair, *paths))[0]
+        inter, whole = sum(r['both_px'] for r in rows), sum(r['pred_px'] + r['true_px'] for r in rows)
+        assert (inter, whole) == (part.sum(), part.sum() + liver.sum())
 
 
 @pytest.mark.parametrize('kind,words', [('PROBABILITY', 'holds a probability'),
@@ -880,3 +906,173 @@ def test_without_the_writer_nothing_is_segmented(night, tmp_path):
     done = subprocess.run([sys.executable, '-c', code, tmp_path / 'mask.dcm', night / 'series'],
                           capture_output=True, text=True)
     assert "run pip install -e '.[seg]' in the checkout" in done.stderr
+
+
+# --- phases, and what the network must not be asked for in vain ---
+
+def test_a_case_reads_the_phase_that_its_mask_was_drawn_on(tmp_path):
+    "Of two stacks in one series, of two series in one folder, and of two phases in one enhanced file"
+    from liverseg.cases import Case, read_case
+    from test_dicom import enhanced_phases
+    second = two_phases(tmp_path / 'ct')
+    (tmp_path / 'b').mkdir()
+    for file in second: shutil.copy(file, tmp_path / 'b')
+    other, liver = with_liver(tmp_path / 'b')
+    write_seg(tmp_path / 'b.dcm', other, liver)
+    vol, mask = read_case(Case('x', 'train', tmp_path / 'ct', tmp_path / 'b.dcm'))
+    assert vol.data.shape[2] == 10 and mask.sum() == liver.sum()
+    assert vol.data.max() == SUBJECT.hu[..., 3:].max() + 40 and 'that of the mask was taken' in str(vol.notes[0])
+    path = enhanced_phases(tmp_path / 'e')
+    uid = pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID
+    late = read_series(path, {uid: {13}})
+    some = np.zeros(late.data.shape, bool)
+    some[3:9, 4:8, 2:6] = True
+    write_seg(tmp_path / 'e.dcm', late, some)
+    refs = references_of(tmp_path / 'e.dcm')
+    assert refs.images == {uid: {*range(13, 25)}}
+    bad(lambda: dicom_mask(tmp_path / 'e.dcm', read_series(path)), 'refers to 12 images', 'left out', '(frame 13)')
+    np.testing.assert_array_equal(dicom_mask(tmp_path / 'e.dcm', late)[0], some)
+    vol, mask = read_case(Case('x', 'train', path, tmp_path / 'e.dcm'))
+    assert mask.sum() == some.sum() and vol.source.images == late.images
+    def vague(ds):
+        for ref in ds.PerFrameFunctionalGroupsSequence:
+            for source in ref.DerivationImageSequence[0].SourceImageSequence: source.pop('ReferencedFrameNumber', None)
+    change(tmp_path / 'e.dcm', vague)
+    bad(lambda: dicom_mask(tmp_path / 'e.dcm', late), 'does not say to which frames of')
+
+
+def test_an_rtstruct_that_lists_two_phases(tmp_path):
+    "Each outline's own image counts; without any, the phases have the same coordinates"
+    second = two_phases(tmp_path / 'ct')
+    both = read_series(tmp_path / 'ct')
+    planes, uids = planes_of(both), [pydicom.dcmread(f, stop_before_pixels=True).SOPInstanceUID for f in second]
+    def listing(image):
+        path = rtstruct(tmp_path / 'rt.dcm', planes, {'Liver': [(4, box(2, 9))]})
+        def func(ds):
+            study = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+            study.RTReferencedSeriesSequence[0].ContourImageSequence += [item(ReferencedSOPInstanceUID=u) for u in uids]
+            contour = ds.ROIContourSequence[0].ContourSequence[0]
+            if image: contour.ContourImageSequence = [item(ReferencedSOPInstanceUID=image)]
+        change(path, func)
+        return path
+    assert dicom_mask(listing(planes.instances[4]), both)[0].sum() == 64
+    bad(lambda: dicom_mask(listing(uids[1]), both), 'rt.dcm', 'another phase')
+    bad(lambda: dicom_mask(listing('9.9'), both), 'rt.dcm', 'draws Liver on images of another scan')
+    bad(lambda: dicom_mask(listing(None), both), 'rt.dcm', 'another phase')
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    "A segmenter that finds what is denser than water in the middle, and a list of what it was asked for"
+    from liverseg.predict import Segmentation, Segmenter
+    scans = []
+    def segment(self, vol, tta='none', maps=False, **how):
+        scans.append(vol.path.name)
+        mask = np.zeros(vol.data.shape, np.uint8)
+        mask[10:25, 8:30, 2:9] = vol.data[10:25, 8:30, 2:9] > 0
+        return Segmentation(mask, vol, mask*np.float32(.75) if maps else None, how=dict(model='m'))
+    monkeypatch.setattr(Segmenter, 'segment', segment)
+    monkeypatch.setattr(Segmenter, 'load', classmethod(lambda cls, *a: cls(None, {}, 'm')))
+    return scans
+
+
+def test_what_no_seg_can_refer_to_is_refused_before_the_network_works(asked, tmp_path):
+    "And an earlier mask stays complete"
+    from liverseg.predict import predict
+    scan(tmp_path / 'ct')
+    out = tmp_path / 'mask.dcm'
+    predict(tmp_path / 'ct', out, say=lambda s: None, when=WHEN)
+    before = {p.name: p.read_bytes() for p in tmp_path.glob('mask*')}
+    assert asked == ['ct'] and {*before} == {'mask.dcm', 'mask.json', 'mask.png'}
+    for lacking in (dict(FrameOfReferenceUID=None), dict(SOPInstanceUID='1.2.3'), dict(StudyInstanceUID=None)):
+        shutil.rmtree(tmp_path / 'ct')
+        scan(tmp_path / 'ct', **lacking)
+        bad(lambda: predict(tmp_path / 'ct', out, say=lambda s: None), str(tmp_path / 'ct'), *lacking)
+    assert asked == ['ct'] and {p.name: p.read_bytes() for p in tmp_path.glob('mask*')} == before
+    bad(lambda: predict(out, tmp_path / 'again.dcm', say=lambda s: None), 'mask.dcm', 'holds no CT but SEG')
+
+
+def test_a_series_is_decoded_once_for_scan_mask_and_probability(asked, tmp_path, monkeypatch):
+    from liverseg import dicom
+    from liverseg.predict import predict
+    series, _ = scan(tmp_path / 'ct')
+    decoded, stored = [], dicom._stored_pixels
+    monkeypatch.setattr(dicom, '_stored_pixels', lambda path: decoded.append(path) or stored(path))
+    found = predict(tmp_path / 'ct', tmp_path / 'mask.dcm', maps=True, say=lambda s: None)
+    assert sorted(decoded) == sorted(series.files)
+    liver = dicom_mask(tmp_path / 'mask.dcm', series)[0]
+    assert liver.any() and liver.sum() == found.mask.sum()
+    np.testing.assert_array_equal(dicom_mask(tmp_path / 'mask_prob.dcm', series)[0], liver)
+
+
+def test_a_study_of_loose_files_becomes_segs(asked, tmp_path):
+    "A mask for each CT series, named after it; a NIfTI scan gets a row with the reason; a second run finds it all done"
+    from liverseg.folder import predict_folder, scans_in
+    from test_dicom import heap
+    day, out, said = heap(tmp_path / 'day'), tmp_path / 'out', []
+    assert scans_in(day) == [] and scans_in(day, 'liver.nii.gz') == []
+    assert [p.name for p in scans_in(day, out)] == ['1.2.10', '1.2.3']
+    nib.save(nib.Nifti1Image(SUBJECT.hu, SUBJECT.affine), day / 'ct.nii.gz')
+    (day / 'z3').write_bytes((day / 'z3').read_bytes()[:400])
+    how = dict(form='seg', maps=True, when=WHEN, say=said.append)
+    table = predict_folder(day, out, 'm', **how)
+    assert asked == ['1.2.10', '1.2.3'] and not (out / 'ct.dcm').exists()
+    errors = dict(zip(table['scan'], table['error']))
+    assert 'is not DICOM, so its mask cannot be a DICOM SEG' in errors.pop('ct.nii.gz')
+    assert 'damaged DICOM' in errors.pop('z3') and {*errors} == {'1.2.3', '1.2.10'}
+    assert not any(isinstance(e, str) for e in errors.values())
+    assert any('2 CT series: 1.2.10 (no description, 12 slices), 1.2.3 (no description, 11 slices)' in s for s in said)
+    assert any('left out, being no scans: s0, s1' in s for s in said)
+    for uid in ('1.2.3', '1.2.10'):
+        assert {*references_of(out / f'{uid}.dcm').series} == {uid} and (out / f'{uid}_prob.dcm').exists()
+        assert dicom_mask(out / f'{uid}.dcm', day / uid)[0].any()
+    predict_folder(day, out, 'm', **how)
+    assert len(asked) == 2 # nothing again
+    write_series(SUBJECT.hu, SUBJECT.affine, day, name='n{n}', SeriesInstanceUID='1.2.9', StudyInstanceUID='1.2')
+    predict_folder(day, out, 'm', **how)
+    assert asked[2:] == ['1.2.9'] # the others are as they were
+
+
+def test_a_study_in_folders(asked, tmp_path):
+    "One scan for a name, one for each CT series for a folder"
+    from liverseg.folder import predict_folder, scans_in
+    for name, more in (('venous', {}), ('scout', dict(ImageType=['ORIGINAL', 'PRIMARY', 'LOCALIZER'])), ('late', {})):
+        write_series(SUBJECT.hu, SUBJECT.affine, tmp_path / 'study' / name, StudyInstanceUID='1.2', **more)
+    assert scans_in(tmp_path / 'study') == scans_in(tmp_path / 'study', 'a.dcm') == []
+    said = []
+    predict_folder(tmp_path / 'study', tmp_path / 'out', 'm', say=said.append)
+    assert asked == ['late', 'venous'] and said[0] == 'left out, being no scans: scout'
+
+
+# --- masks of two tools ---
+
+def test_masks_of_two_tools_in_any_form(made, tmp_path):
+    "SEG against NIfTI, SEG and RTSTRUCT; the segment can be chosen, and what was taken is said"
+    from liverseg.compare import evaluate_masks, read_cases
+    folder, series, liver, planes = made
+    truth, pred = tmp_path / 'truth', tmp_path / 'pred'
+    truth.mkdir(), pred.mkdir()
+    for name in ('nii', 'seg', 'rt'): shutil.copy(folder / 'liver.dcm', pred / f'{name}.dcm')
+    nib.save(nib.Nifti1Image(liver.astype(np.uint8), series.affine), truth / 'nii.nii.gz')
+    rtstruct(truth / 'rt.dcm', planes, {'Liver': runs(liver)})
+    other = np.roll(liver, 14, 0) & ~liver
+    array = np.stack([other.T, liver.T], -1).astype(np.uint8)
+    theirs(truth / 'seg.dcm', series, array, [described(1, 'Spleen', SCT.Spleen), described(2, 'Liver')])
+    said = []
+    evaluate_masks(pred, truth, tmp_path / 'report', say=said.append)
+    assert read_cases(tmp_path / 'report')['dice'].tolist() == [1, 1, 1]
+    assert said == [f'{truth / "seg.dcm"}: of 2 segments Liver was taken, left out: Spleen']
+    for name in ('nii.nii.gz', 'rt.dcm'): (truth / name).unlink()
+    args = 'evaluate', '--pred', pred, '--truth', truth, tmp_path / 'report', '--segment'
+    done = run(*args, 'spleen', '--pred-segment', 1, ok=0)
+    assert 'of 2 segments Spleen was taken, left out: Liver' in done.stdout and 'mean case Dice 0.000' in done.stdout
+    done = run(*args, 'kidney', ok=1)
+    assert 'has no segment kidney, but 1' in done.stderr and done.stderr.count('\n') == 1
+    for folder in (pred, truth): rtstruct(folder / 'rt.dcm', planes, {'Liver': runs(liver)})
+    bad(lambda: evaluate_masks(pred, truth, tmp_path / 'report'), 'neither has a grid')
+
+
+def test_masks_of_two_scans_are_not_compared(made, tmp_path):
+    from liverseg.compare import measure_pair
+    write_seg(tmp_path / 'b.dcm', *scan(tmp_path / 'other', SeriesInstanceUID='1.2.3'))
+    bad(lambda: measure_pair(('x', made[0] / 'liver.dcm', tmp_path / 'b.dcm')), 'another series')

@@ -441,6 +441,13 @@ def test_frames_as_python_reads_them(node, tmp_path):
     series_as_python_reads_them(node, tmp_path, ['all.dcm', 'all.zip'])
 
 
+def phases_in_one_file(tag):
+    def change(files):
+        from test_dicom import enhanced_phases
+        enhanced_phases(files[0].parent, tag)
+    return change
+
+
 SERIES = {
     'plain': {}, 'sagittal': dict(codes='PIR'), 'coronal': dict(codes='LIA'), 'upwards': dict(codes='RAS'),
     'mr': dict(Modality='MR'), 'nowhere': dict(ImagePositionPatient=None),
@@ -458,6 +465,8 @@ SERIES = {
     'unplaced': tagged(ImagePositionPatient=None),
     'phases': dict(AcquisitionNumber=lambda n: n % 2, ImagePositionPatient=lambda n: [0, 0, n//2]),
     'implicit': implicit, 'deflated': deflated, 'bare': bare,
+    'two phases': phases_in_one_file('TemporalPositionIndex'),
+    'two runs': phases_in_one_file('FrameAcquisitionNumber'), 'untold phases': phases_in_one_file(None),
     'frames': in_one_file, 'RLE': compressed('RLE'), 'JPEGLosslessProcess14_1': compressed('JPEGLosslessProcess14_1'),
     'JPEG2000Lossless': compressed('JPEG2000Lossless'), 'JPEGLSLossless': compressed('JPEGLSLossless')}
 

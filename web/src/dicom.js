@@ -8,15 +8,16 @@ import {SYNTAXES, decoded, framesIn} from './packed.js'
 import {sha256} from './sha256.js'
 
 const T = {imageType: 0x80008, frameType: 0x89007, sopClass: 0x80016, mediaClass: 0x20002, modality: 0x80060, acquired: 0x80032,
-  thickness: 0x180050, between: 0x180088, echo: 0x180086, kernel: 0x181210, series: 0x20000e, acquisition: 0x200012,
+  thickness: 0x180050, between: 0x180088, echo: 0x180086, kernel: 0x181210, series: 0x20000e, acquisition: 0x200012, frameAcquisition: 0x209156, kvp: 0x180060,
   instance: 0x200013, position: 0x200032, orientation: 0x200037, temporal: 0x200100, temporalIndex: 0x209128, stack: 0x209056,
   samples: 0x280002, photometric: 0x280004, frames: 0x280008, rows: 0x280010, columns: 0x280011, spacing: 0x280030,
   allocated: 0x280100, stored: 0x280101, highBit: 0x280102, signed: 0x280103, padding: 0x280120, paddingLimit: 0x280121,
   intercept: 0x281052, slope: 0x281053, shared: 0x52009229, perFrame: 0x52009230}
-const PHASE_TAGS = [['AcquisitionNumber', T.acquisition], ['TemporalPositionIdentifier', T.temporal],
+const PHASE_TAGS = [['AcquisitionNumber', T.acquisition], ['FrameAcquisitionNumber', T.frameAcquisition],
+  ['TemporalPositionIdentifier', T.temporal],
   ['TemporalPositionIndex', T.temporalIndex], ['StackID', T.stack], ['EchoNumbers', T.echo], ['ConvolutionKernel', T.kernel],
-  ['ImageType', T.imageType], ['AcquisitionTime', T.acquired]] // what may separate two scans of one series
-const NUMBERS = new Set([T.temporalIndex]) // those of them that are not text
+  ['ImageType', T.imageType], ['FrameType', T.frameType], ['KVP', T.kvp], ['AcquisitionTime', T.acquired]] // what may separate two scans of one series
+const NUMBERS = new Set([T.temporalIndex, T.frameAcquisition]) // those of them that are not text
 const REFORMAT = /MPR|MIP|MINIP|REFORMAT|PROJECTION/
 const CT = ['1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.2.1'], VOXELS = 2**30, SAME = .01, LARGE = 2**26
 const MASKS = {'1.2.840.10008.5.1.4.1.1.66.4': 'SEG', '1.2.840.10008.5.1.4.1.1.66.7': 'SEG', '1.2.840.10008.5.1.4.1.1.481.3': 'RTSTRUCT'}
@@ -58,7 +59,8 @@ async function slicesOf(file) {
   if (!found) return null
   const header = new Header(found.elements, found.le)
   const picture = header.has(T.rows) && header.has(T.columns) && header.has(T.allocated)
-  if (picture) return framesOf(header, path).map((h, frame) => ({file, path, frame, ...facts(h, path)}))
+  const several = header.items(T.perFrame).length
+  if (picture) return framesOf(header, path).map((h, frame) => ({file, path, frame, nth: several ? frame + 1 : null, ...facts(h, path)}))
   if (!found.told) return null
   const classes = [header.text(T.sopClass), new Header(found.meta, true).text(T.mediaClass)].filter(Boolean)
   if (!classes.length || classes.some(c => CT.includes(c))) throw damaged(path, 'its header ends early')
@@ -299,11 +301,15 @@ function onePhase(slices, notes) {
     const values = [...new Set(slices.map(s => s.tells[k]))].sort(byName), stacks = values.map(v => slices.filter(s => s.tells[k] === v))
     const best = stacks.reduce((a, b) => b.length > a.length ? b : a)
     if (stacks.some(crowded) || 2*best.length < places) continue
+    const {path, nth} = best[0], where = nth === null ? nameOf(path) : `frame ${nth} of ${nameOf(path)}`
     notes.push(note('several series', `the series holds ${stacks.length} stacks that differ in ${key}: the longest was taken `
-                    + `(${best.length} slices, from ${nameOf(best[0].path)}), the others left out`))
+                    + `(${best.length} slices, from ${where}), the others left out`))
     return best
   }
-  const i = gaps(slices).findIndex(d => d < SAME)
+  const i = gaps(slices).findIndex(d => d < SAME), [a, b] = [slices[i], slices[i + 1]]
+  if (a.path === b.path)
+    throw new BadInput(`${b.path}: its frames ${a.frame + 1} and ${b.frame + 1} lie at one place but show different things, and no `
+                       + 'tag tells the two phases in this file apart; export them one by one')
   throw new BadInput(`${slices[i + 1].path}: lies where ${nameOf(slices[i].path)} lies but shows something else, and no tag tells the `
                      + 'two scans of this series apart; give a folder with one of them')
 }
