@@ -7,7 +7,7 @@ __all__ = ['printable', 'BadInput', 'Note', 'as_cell', 'from_cell', 'atomic_writ
            'staging', 'watched', 'track', 'WorkerLost', 'each', 'file_sha256', 'package_text']
 
 # %% ../nbs/91_work.ipynb #e082a801
-import hashlib, json, multiprocessing, os, pickle, re, shutil, sys, threading, unicodedata
+import hashlib, json, multiprocessing, os, pickle, re, shutil, sys, threading, time, unicodedata
 from collections import deque
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -184,8 +184,17 @@ def track(
     items, # what to go through
     total: int = None, # how many, where items has no length
 ):
-    "Go through `items`, with a progress bar if it would be seen"
-    return progress_bar(items, total=total, leave=False) if watched() else items
+    "Go through `items`, with a progress bar if it would be seen: how many are done, the time left and the rate"
+    return _rated(progress_bar(items, total=total, leave=False)) if watched() else items
+
+def _rated(bar):
+    began = time.monotonic()
+    for n, item in enumerate(bar, 1):
+        yield item
+        bar.comment = _rate(n/max(time.monotonic() - began, 1e-9))
+
+def _rate(per_second): return f'{per_second:.0f} a second' if per_second >= 1 else f'{3600*per_second:.0f} an hour'
+
 
 # %% ../nbs/91_work.ipynb #a567e295
 class WorkerLost(BadInput):
@@ -231,17 +240,19 @@ def _answers(func, items, pool, batch, ahead):
         if len(under_way) >= ahead: yield from _answer(work, *under_way.popleft(), pool)
     while under_way: yield from _answer(work, *under_way.popleft(), pool)
 
-def _answer(work, task, future, pool, tries=3):
+def _answer(work, task, future, pool, tries=None):
     "What a task gave; if its worker was lost, its items are tried again, one at a time"
     try: return future.result()
-    except CancelledError: raise # the pool is gone
+    except (CancelledError, BadInput): raise # the pool is gone, or says why it will not do
     except Exception as e: lost = (None, _lost(e))
-    if not tries: return [lost]*len(task)
-    return [answer for item in task for answer in _answer(work, [item], pool.submit(work, [item]), pool, tries - 1)]
+    tries = getattr(pool, 'tries', 3) if tries is None else tries
+    if not tries and len(task) == 1: return [lost]
+    tries = max(tries - 1, 0)
+    return [answer for item in task for answer in _answer(work, [item], pool.submit(work, [item]), pool, tries)]
 
 def _lost(e):
-    return WorkerLost(f'a worker was stopped by the system each time ({type(e).__name__}), most likely because '
-                      'memory ran out; give the same command again with fewer --workers')
+    return WorkerLost(f'a worker was stopped by the system each time ({type(e).__name__}), most likely because memory '
+                      'ran out; give the same command again with fewer --workers, or with more memory for each')
 
 
 # %% ../nbs/91_work.ipynb #91b81a70
