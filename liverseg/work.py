@@ -104,23 +104,28 @@ def staged(
 
 # %% ../nbs/91_work.ipynb #6780548e
 @contextmanager
-def _locked(dst):
+def _locked(dst, wait=0): # s
     "Keep all other runs from writing `dst`"
     new = [p for p in dst.parents if not p.exists()]
     try: dst.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise BadInput(f'{dst}: cannot be made ({e.strerror}); choose another place')
-    lock = filelock.FileLock(dst.with_name(f'.{dst.name}.lock'), timeout=0)
+    lock = filelock.FileLock(dst.with_name(f'.{dst.name}.lock'), timeout=wait)
     try: lock.acquire()
     except filelock.Timeout:
         raise BadInput(f'{dst}: another run is writing it at this moment; wait until it ends or choose another folder')
-    try: yield staged(dst)
-    # a full disk does not say where
-    except OSError as e: raise e if e.filename else OSError(e.errno, e.strerror or str(e), str(dst)) from None
+    try:
+        with _place_named(dst): yield staged(dst)
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
         for p in new: # folders made for nothing go again
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
+
+@contextmanager
+def _place_named(dst):
+    "Add a place to an error that names none, as that of a full disk"
+    try: yield
+    except OSError as e: raise e if e.filename else OSError(e.errno, e.strerror or str(e), str(dst)) from None
 
 # %% ../nbs/91_work.ipynb #84b7bea6
 def _replace(part, dst):
@@ -167,12 +172,13 @@ def staging(
 
 # %% ../nbs/91_work.ipynb #87be00da
 def _resume(part, options):
-    "Keep what an interrupted run with the same options left; start afresh otherwise"
+    "Keep what an interrupted run with the same options left; start afresh otherwise, and say whether it was so"
     stamp, text = part/'.done'/'options.json', json.dumps(options, sort_keys=True)
-    if stamp.exists() and stamp.read_bytes() == text.encode(): return
+    if stamp.exists() and stamp.read_bytes() == text.encode(): return False
     shutil.rmtree(part, ignore_errors=True)
     stamp.parent.mkdir(parents=True)
     stamp.write_text(text)
+    return True
 
 # %% ../nbs/91_work.ipynb #1b1c5005
 def watched() -> bool: # in a notebook or on a terminal
