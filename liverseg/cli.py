@@ -187,7 +187,8 @@ _CONVERTING = (
     click.option('--window', type=_WINDOW, multiple=True, default=[(-150, 250)], show_default='-150,250',
                  help='HU that become black and white. Up to three windows become red, green and blue.'),
     click.option('--bits', type=click.Choice(['8', '16']), default='8',
-                 help='Bits per pixel. With 16, HU + 1024 is stored, and the window is applied when a slice is loaded.'),
+                 help='Bits per pixel. With 16, HU + 1024 is stored, and the window is applied when a slice is '
+                      'loaded.'),
     click.option('--on-error', type=click.Choice(['stop', 'skip']), default='stop',
                  help='On a bad case: stop before anything is written, or skip it.'),
     click.option('--check/--no-check', default=True, help='Read and check everything first.'),

@@ -116,7 +116,7 @@ class _Dask(Executor):
 # %% ../nbs/94_cluster.ipynb #287ec090
 def _hand_over(client, pairs):
     "Give the answers of tasks that have ended, each with its `Future`"
-    values = _fetched(client, [task for task, _ in pairs if task.status == 'finished'])
+    values = _fetched(client, [task for task, _ in pairs if task.status not in ('error', 'cancelled')])
     for task, answer in pairs:
         if task.key in values: answer.set_result(values[task.key])
         elif task.status == 'error': answer.set_exception(_for_each(task.exception()))

@@ -1,5 +1,5 @@
-"""A real Dask scheduler with two workers on loopback, and what may happen to them: the answers are those of one process.
-Parts, too, which need no cluster."""
+"""A real Dask scheduler with two workers on loopback, and what may happen to them: the answers are those of one
+process. Parts, too, which need no cluster."""
 import os
 import signal
 import subprocess
