@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .manifest import read_manifest
+from .manifest import manifest_path, read_manifest
 from .metrics import distances, near_liver, TOLERANCE
 from .tables import case_table, slice_row, summarise
 from .models import open_model
@@ -152,7 +152,7 @@ def _told_of(meta, name, bins):
 # %% ../nbs/05_evaluate.ipynb #8f44c043
 def _measurable(data, table, split, meta, say):
     "The rows of `split` that have masks; reports subjects without one, and those that were trained on"
-    table, place = _split_rows(table, split, meta.get('subjects', {})), Path(data)/'manifest.csv'
+    table, place = _split_rows(table, split, meta.get('subjects', {})), manifest_path(data)
     found, wanted = (form.options for form in (read_form(data)[0], PixelForm.of(meta)))
     if found != wanted:
         raise BadInput(f'{data}: was converted with {found}, the model was trained on {wanted}; convert with {wanted}')
