@@ -355,8 +355,10 @@ def _read_checks(path):
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BadInput(f'{path}: is not a part that liverseg check --json wrote; run that part again')
 
+_TUPLES = ('shape', 'spacing', 'hu', 'labels') # as in CaseCheck
+
 def _from_json(told):
     "A subject's entry as a report again"
-    report = CaseCheck(**{k: tuple(v) if k in ('shape', 'spacing', 'hu', 'labels') and v else v
+    report = CaseCheck(**{k: tuple(v) if k in _TUPLES and v is not None else v
                           for k, v in told.items() if k != 'fingerprint'}, key=told['fingerprint'])
     return _set_fields(report, warnings=[Note(n['code'], n['text']) for n in report.warnings])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['case_found', 'measure_each', 'measured_tables', 'report_measured', 'part_told', 'read_measured', 'in_order',
-           'remove_parts']
+           'parts_of_masks', 'remove_parts']
 
 # %% ../nbs/55_measured.ipynb #bb09edfc
 import json, os
@@ -146,6 +146,8 @@ def in_order(found, subjects, report):
         raise BadInput(f'{report}: its parts measured other cases than there are now ({odd[0]} is in one alone); '
                        'run all parts again')
     return [found[subject] for subject in subjects]
+
+def parts_of_masks(report): return 'pred' in _read_head(finished_parts(f'{report}.jsonl')[0]) # or of a model
 
 def remove_parts(report):
     for p in finished_parts(f'{report}.jsonl'): p.unlink(missing_ok=True)
