@@ -165,18 +165,19 @@ def convert(src, dst, window, bits, on_error, check, preview, workers, strict, *
     """Convert volumes to PNG slices.
 
     SRC is a folder with train/nii and test/nii, or a data set that check knows. Everything is checked before
-    anything is written. The folder DST gets the images and masks of each split, and a manifest.csv.
+    anything is written. The folder DST gets the images and masks of each subject, and a manifest.csv. If DST was made
+    with the same options, only what is new or has changed in SRC is converted.
     The exit status is 1 if a case was left out."""
-    from liverseg.convert import convert
-    manifest = convert(src, dst, list(window), workers, check, on_error, strict, int(bits), preview,
-                       **_wanted(**finding))
-    _tell(manifest, dst)
-    if manifest.attrs['skipped']: click.get_current_context().exit(1)
+    from liverseg.convert import make_dataset
+    told = make_dataset(src, dst, list(window), workers, check, on_error, strict, int(bits), preview,
+                        **_wanted(**finding))
+    _tell(told, dst)
+    if told['skipped']: click.get_current_context().exit(1)
 
 # %% ../nbs/93_cli.ipynb #2e32be17
-def _tell(manifest, dst):
+def _tell(told, dst):
     "Print what was converted and what was left out"
-    noticed, made = conversion_lines(manifest, dst)
+    noticed, made = conversion_lines(told, dst)
     for line in noticed: echo(line, err=True)
     echo(made)
 
@@ -191,7 +192,7 @@ def import_slices(src, dst, window):
     The result has the form that convert writes. SRC holds images/, masks/ and a manifest.csv with the columns file,
     subject, z and split (train, valid, test)."""
     from liverseg.convert import import_slices
-    _tell(import_slices(src, dst, window), dst)
+    _tell(import_slices(src, dst, window).attrs, dst)
 
 # %% ../nbs/93_cli.ipynb #e94237b9
 def _recipe_options(command):

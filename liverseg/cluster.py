@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Part', 'cluster']
 
-# %% ../nbs/94_cluster.ipynb #8ee1b2e6
-import hashlib, json, logging, os, pkgutil, re, threading
+# %% ../nbs/94_cluster.ipynb #a6077ab3
+import hashlib, json, logging, os, pkgutil, platform, re, threading
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from . import __version__
 from .work import BadInput, _first_line
 
-# %% ../nbs/94_cluster.ipynb #6c787985
+# %% ../nbs/94_cluster.ipynb #bf334413
 class Part(NamedTuple):
     "One of n parts of a list, whatever its order and whatever of it is done"
     k: int # 1 … n
@@ -34,12 +34,16 @@ class Part(NamedTuple):
         if not 1 <= k <= n: raise BadInput(f"'{text}' is not a part such as 3/8, the third of eight; the first is 1/8")
         return cls(k, n)
 
-# %% ../nbs/94_cluster.ipynb #9e30d39b
+# %% ../nbs/94_cluster.ipynb #4d96de9a
 _ONE_AT_A_TIME = threading.Lock()
+
+def _other_version(worker, there, here):
+    return (f'{worker}: this worker has liverseg {there}, and here is {here}; install the same version in both places, '
+            'and give the same command again')
 
 def _on_worker(version, folder, func, *args):
     "In a worker: call the function in the client's folder, one call at a time however many threads the worker has"
-    if version != __version__: raise BadInput(f'a worker has liverseg {__version__}, and here is {version}')
+    if version != __version__: raise BadInput(_other_version(platform.node(), __version__, version))
     with _ONE_AT_A_TIME:
         own = os.getcwd()
         with suppress(OSError): os.chdir(folder)
@@ -47,34 +51,40 @@ def _on_worker(version, folder, func, *args):
         finally: os.chdir(own)
 
 class _Dask(Executor):
-    "The workers of a Dask cluster; `ahead` tasks may be under way at once, also for workers that come later"
+    "The workers of a Dask cluster, for `each`: so many tasks under way suit workers that come later, too"
+    tries = 0 # Dask has given a task to four workers by the time it says that they were lost
     def __init__(self, client, workers, resources):
         self.client, self.resources, self.ended = client, resources, SimpleQueue()
         self.ahead = max(1000, 4*workers)
         threading.Thread(target=self._deliver, daemon=True).start()
     def submit(self, func, *args):
         if self.client.status != 'running': raise CancelledError
-        task = self.client.submit(_on_worker, __version__, os.getcwd(), func, *args, pure=False,
-                                  resources=self.resources)
-        answer = Future()
+        how, answer = dict(pure=False, resources=self.resources), Future()
+        task = self.client.submit(_on_worker, __version__, os.getcwd(), func, *args, **how)
         task.add_done_callback(lambda task: self.ended.put((task, answer)))
         return answer
     def _deliver(self):
-        "Hand over what has come, all of it in one go, since Dask's own executor takes 10 ms for each answer"
-        while (one := self.ended.get()) is not None:
-            pairs = [one, *(self.ended.get() for _ in range(self.ended.qsize()))]
+        "Give each answer to whoever waits for it, until `shutdown`; what came meanwhile is fetched in one go"
+        while (first := self.ended.get()) is not None:
+            pairs = [first, *(self.ended.get() for _ in range(self.ended.qsize()))]
             _hand_over(self.client, [pair for pair in pairs if pair])
             if None in pairs: return
     def shutdown(self, wait=True, **how): self.ended.put(None)
 
-# %% ../nbs/94_cluster.ipynb #d57af3c4
+# %% ../nbs/94_cluster.ipynb #c2b6a7fb
 def _hand_over(client, pairs):
     "Give the answers of tasks that have ended, each with its `Future`"
     values = _fetched(client, [task for task, _ in pairs if task.status == 'finished'])
     for task, answer in pairs:
         if task.key in values: answer.set_result(values[task.key])
-        elif task.status == 'error': answer.set_exception(task.exception())
+        elif task.status == 'error': answer.set_exception(_why(task.exception()))
         else: answer.cancel() # the scheduler is gone
+
+def _why(e):
+    "That a task's workers were lost is for `each` to judge; anything else than that ends the work"
+    if type(e).__name__ == 'KilledWorker' or isinstance(e, BadInput): return e
+    return BadInput(f'a worker of the cluster cannot do the work ({type(e).__name__}: {_first_line(e)}); '
+                    'install liverseg there as it is here, and give the same command again')
 
 def _fetched(client, tasks):
     "The values of these tasks by their keys, of as many as can be had"
@@ -82,8 +92,8 @@ def _fetched(client, tasks):
     if len(tasks) == 1: return {}
     return {key: value for task in tasks for key, value in _fetched(client, [task]).items()}
 
-# %% ../nbs/94_cluster.ipynb #9b3bb583
-_PATIENCE = 10 # seconds, for a scheduler and its first worker
+# %% ../nbs/94_cluster.ipynb #d30b78d6
+_PATIENCE = 20 # seconds, for a scheduler and its first worker
 
 def _connected(address):
     "A client of the scheduler at an address or in a scheduler file; raises `BadInput`"
@@ -98,7 +108,7 @@ def _connected(address):
     except Exception as e:
         raise BadInput(f'{address}: no Dask scheduler answers ({_first_line(e)}); see that one runs there')
 
-# %% ../nbs/94_cluster.ipynb #5d5f75bb
+# %% ../nbs/94_cluster.ipynb #5c11b969
 def _fit(client, address, needs):
     "The workers by their addresses; raises `BadInput` if there are none, or one that could not do the work"
     try: client.wait_for_workers(1, timeout=_PATIENCE)
@@ -108,15 +118,14 @@ def _fit(client, address, needs):
     for worker, version in found.items():
         if isinstance(version, ImportError): raise BadInput(f'{worker}: this worker has no liverseg; install it there')
         if isinstance(version, str) and version != __version__:
-            raise BadInput(f'{worker}: this worker has liverseg {version}, and here is {__version__}; '
-                           'install the same version in both places')
+            raise BadInput(_other_version(worker, version, __version__))
     for path in map(os.path.abspath, needs):
         while not os.path.exists(path): path = os.path.dirname(path)
         for worker, there in client.run(os.path.exists, path).items():
             if not there: raise BadInput(f'{path}: worker {worker} cannot see it; use a disk that all machines share')
     return client.scheduler_info()['workers']
 
-# %% ../nbs/94_cluster.ipynb #702b0c2f
+# %% ../nbs/94_cluster.ipynb #e69c0ae0
 @contextmanager
 def cluster(
     address, # of a Dask scheduler, such as tcp://node1:8786, or its scheduler file; None: no cluster
@@ -138,7 +147,7 @@ def cluster(
                            'command, which goes on from here') from None
         finally: client.close()
 
-# %% ../nbs/94_cluster.ipynb #cd742486
+# %% ../nbs/94_cluster.ipynb #0744a509
 @contextmanager
 def _quiet():
     "Keep Dask from logging what is said in a sentence"
