@@ -215,10 +215,12 @@ def _die_with_parent():
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+# %% ../nbs/91_work.ipynb #4f4c5162
 class _Processes(Executor):
     "Processes of this machine, made anew when one of them was killed"
     def __init__(self, workers, context=None, first=_die_with_parent):
-        self.workers, self.pool, self.how = workers, None, dict(mp_context=context, initializer=first)
+        self.workers, self.pool, self.ahead = workers, None, 4*workers
+        self.how = dict(mp_context=context, initializer=first)
     def submit(self, func, *args):
         try: return self.pool.submit(func, *args)
         except (AttributeError, BrokenProcessPool): # there is none yet, or no longer
@@ -226,7 +228,7 @@ class _Processes(Executor):
             return self.pool.submit(func, *args)
     def shutdown(self, wait=True, **how):
         if self.pool: self.pool.shutdown(wait, **how)
-
+    def __exit__(self, *error): self.shutdown(cancel_futures=any(error))
 
 # %% ../nbs/91_work.ipynb #a9e73b21
 def _tried(func, items):

@@ -30,7 +30,7 @@ from test_hostile import complaint
 
 
 class Share(SimpleNamespace):
-    "A part of a run, as liverseg.cluster.Part is"
+    "A part of a run, as liverseg.cluster.Share is"
     label = property(lambda self: f'{self.k}of{self.n}')
     def holds(self, name): return int(hashlib.sha256(name.encode()).hexdigest(), 16) % self.n == self.k - 1
 
