@@ -118,7 +118,7 @@ def _next(ended, client, say):
     "The next task that ended; if there is none for long, since no worker is left, this is said"
     with suppress(Empty): return ended.get(timeout=_PATIENCE)
     with suppress(Exception): # the scheduler may be lost
-        if say and not client.scheduler_info()['workers']: say('no worker is left; the work goes on when some have come')
+        if say and not client.scheduler_info()['workers']: say('no worker is left; the work waits for new ones')
     return ended.get()
 
 
