@@ -209,9 +209,8 @@ def convert(src, dst, window, bits, on_error, check, preview, strict, workers, c
     """Convert volumes to PNG slices.
 
     SRC is a folder with train/nii and test/nii, or a data set that check knows. Everything is checked before
-    anything is written. The folder DST gets the images and masks of each subject, and a manifest.csv. If DST was made
-    with the same options, only what is new or has changed in SRC is converted.
-    The exit status is 1 if a case was left out."""
+    anything is written. DST gets the images and masks of each subject, and a manifest.csv; if it was made with the
+    same options, only what is new or has changed is converted. The exit status is 1 if a case was left out."""
     from liverseg.convert import make_dataset
     how = dict(check=check, on_error=on_error, strict=strict, bits=int(bits), preview=preview)
     with _spread(workers, cluster, part, [src, dst]) as spread:
