@@ -271,7 +271,7 @@ def check(
     cases: list, # of Case
     workers: int = 1, # processes
     pool=None, # any concurrent.futures.Executor, instead of processes of this machine
-    part=None, # liverseg.cluster.Part: examine these cases alone, and leave the comparison to merge_checks
+    part=None, # liverseg.cluster.Share: examine these cases alone, and leave the comparison to merge_checks
 ) -> list: # of CaseCheck
     "Examine all cases, and compare them"
     mine = [case for case in cases if part is None or part.holds(case.subject)]
@@ -326,7 +326,7 @@ def write_checks(
     reports: list, # of CaseCheck
     src, # what was checked
     notes=(), # notes on the data set as a whole
-    part=None, # liverseg.cluster.Part that the reports are
+    part=None, # liverseg.cluster.Share that the reports are
     cases: list = (), # with a part: of Case, all of them
 ):
     "Write the findings as JSON"

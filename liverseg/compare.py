@@ -106,7 +106,7 @@ def evaluate_masks(
     pred_liver: tuple = (), # the predictions' labels, if others: 5 for TotalSegmentator's
     say=print, # takes each remark
     pool=None, # any concurrent.futures.Executor, instead of processes of this machine
-    part=None, # liverseg.cluster.Part: measure these cases alone, and leave the report to merge_masks
+    part=None, # liverseg.cluster.Share: measure these cases alone, and leave the report to merge_masks
 ) -> dict: # what summary.json holds; of a part, subject to reason under failed
     "Measure masks and write the report; raises `BadInput`"
     check_target(report, REPORT_FILES, 'summary.json')

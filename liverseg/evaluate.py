@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .manifest import read_manifest
+from .manifest import manifest_path, read_manifest
 from .measured import case_found, in_order, measure_each, measured_tables, part_told, read_measured
 from .measured import remove_parts, report_measured
 from .metrics import distances, near_liver, TOLERANCE
@@ -135,7 +135,7 @@ def evaluate(
     say=print, # called with each message
     workers: int = 1, # processes
     pool=None, # any concurrent.futures.Executor, instead of processes of this machine
-    part=None, # liverseg.cluster.Part: measure these cases alone, and leave the report to merge_report
+    part=None, # liverseg.cluster.Share: measure these cases alone, and leave the report to merge_report
 ) -> dict: # what summary.json holds; of a part, subject to reason under failed
     "Measure a model on one split and write the report; raises `BadInput`"
     check_target(report, REPORT_FILES, 'summary.json')
@@ -188,7 +188,7 @@ def _told_of(meta, name, bins):
 # %% ../nbs/05_evaluate.ipynb #8f44c043
 def _measurable(data, table, split, meta, say):
     "The rows of `split` that have masks; reports subjects without one, and those that were trained on"
-    table, place = _split_rows(table, split, meta.get('subjects', {})), Path(data)/'manifest.csv'
+    table, place = _split_rows(table, split, meta.get('subjects', {})), manifest_path(data)
     found, wanted = (form.options for form in (read_form(data)[0], PixelForm.of(meta)))
     if found != wanted:
         raise BadInput(f'{data}: was converted with {found}, the model was trained on {wanted}; convert with {wanted}')

@@ -87,7 +87,7 @@ def predict_folder(
     say=print, # called with each message
     workers: int = 1, # processes
     pool=None, # any concurrent.futures.Executor, instead of processes of this machine
-    part=None, # liverseg.cluster.Part: do these scans alone, and leave the tables to merge_results
+    part=None, # liverseg.cluster.Share: do these scans alone, and leave the tables to merge_results
     **more, # bs and spacing of predict
 ) -> pd.DataFrame: # worst first: scan, volume_ml, expected_dice, liver_found, touches, warnings, seconds, error
     "Segment all scans of a folder, one row for each, with an error for a bad one; raises `BadInput` for files not ours"

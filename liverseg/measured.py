@@ -38,7 +38,7 @@ def measure_each(
     items: dict, # subject to item
     report, # folder of the report; a part is written beside it
     how: dict, # JSON values that decide the result; parts must share them
-    part=None, # liverseg.cluster.Part: measure these cases alone, and leave the report to a merge
+    part=None, # liverseg.cluster.Share: measure these cases alone, and leave the report to a merge
     workers: int = 1, # processes
     pool=None, # any concurrent.futures.Executor, instead of processes of this machine
     say=print, # called with each message

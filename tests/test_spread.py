@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT, content
 
 from liverseg.check import as_json, check, merge_checks, remarks, write_checks
-from liverseg.cluster import Part
+from liverseg.cluster import Share
 from liverseg.compare import evaluate_masks, merge_masks, read_cases
 from liverseg.evaluate import evaluate, merge_report
 from liverseg.folder import merge_results, predict_folder
@@ -62,7 +62,7 @@ def files(folder):
 
 
 def three(do, *args, **kwargs):
-    for k in (3, 1, 2): do(*args, part=Part(k, 3), **kwargs)
+    for k in (3, 1, 2): do(*args, part=Share(k, 3), **kwargs)
 
 
 WAYS = ('processes', 'threads', 'parts')
@@ -89,13 +89,13 @@ def test_masks_are_the_same_in_all_ways(way, scans, serial, model, tmp_path):
 
 def test_a_missing_part_is_named(scans, model, tmp_path):
     with pytest.raises(BadInput, match='no parts to merge'): merge_results(tmp_path)
-    for k in (1, 3): predict_folder(scans, tmp_path, model, device='cpu', say=quiet, part=Part(k, 3))
+    for k in (1, 3): predict_folder(scans, tmp_path, model, device='cpu', say=quiet, part=Share(k, 3))
     with pytest.raises(BadInput, match=r'1 of 3 parts are missing \(2/3\)'): merge_results(tmp_path)
     assert not (tmp_path / 'results.csv').exists()
     (tmp_path / 'results.2of3.csv').write_text('case,dice\n1,0.9\n')
     with pytest.raises(BadInput, match='results.2of3.csv: exists and was not written'): merge_results(tmp_path)
     with pytest.raises(BadInput, match='results.2of3.csv: exists and was not written'):
-        predict_folder(scans, tmp_path, model, device='cpu', say=quiet, part=Part(2, 3))
+        predict_folder(scans, tmp_path, model, device='cpu', say=quiet, part=Share(2, 3))
 
 
 def test_rows_are_on_disk_as_they_come(scans, model, tmp_path, monkeypatch):
@@ -250,12 +250,12 @@ def test_a_case_that_cannot_be_measured_is_a_row(way, png, model, tmp_path):
 
 def test_parts_that_do_not_belong_together(png, model, tmp_path):
     out = tmp_path / 'report'
-    assert evaluate(png, out, model, 'train', device='cpu', say=quiet, part=Part(1, 2))['failed'] == {}
+    assert evaluate(png, out, model, 'train', device='cpu', say=quiet, part=Share(1, 2))['failed'] == {}
     assert not out.exists() and not parts_of_masks_or_none(out)
     with pytest.raises(BadInput, match=r'\(2/2\)'): merge_report(out)
-    evaluate(png, out, model, 'train', 'flip', device='cpu', say=quiet, part=Part(2, 2))
+    evaluate(png, out, model, 'train', 'flip', device='cpu', say=quiet, part=Share(2, 2))
     with pytest.raises(BadInput, match='was measured with tta flip, report.1of2.jsonl with none'): merge_report(out)
-    evaluate(png, out, model, 'train', device='cpu', say=quiet, part=Part(2, 2))
+    evaluate(png, out, model, 'train', device='cpu', say=quiet, part=Share(2, 2))
     path = tmp_path / 'report.2of2.jsonl'
     lines = path.read_text().splitlines(True)
     other = tmp_path / 'report.1of2.jsonl' if len(lines) == 1 else path
@@ -264,7 +264,7 @@ def test_parts_that_do_not_belong_together(png, model, tmp_path):
     path.write_text('my notes\n')
     with pytest.raises(BadInput, match='is not a part of a report'): merge_report(out)
     with pytest.raises(BadInput, match='is not a part of a report'):
-        evaluate(png, out, model, 'train', device='cpu', say=quiet, part=Part(2, 2))
+        evaluate(png, out, model, 'train', device='cpu', say=quiet, part=Share(2, 2))
     assert path.read_text() == 'my notes\n' and not out.exists()
 
 
@@ -325,7 +325,7 @@ def test_checks_are_the_same_in_all_ways(way, src, tmp_path):
     wanted, notes, place = check(cases), remarks(cases), tmp_path / 'found.json'
     assert sum(len(r.errors) for r in wanted) == 1
     if way == 'parts':
-        for k in (2, 3, 1): write_checks(place, check(cases, part=Part(k, 3)), src, notes, Part(k, 3), cases)
+        for k in (2, 3, 1): write_checks(place, check(cases, part=Share(k, 3)), src, notes, Share(k, 3), cases)
         reports, source, told = merge_checks(place)
         assert (source, told) == (str(src), notes) and [p.name for p in tmp_path.glob('found*')] == ['found.json']
         assert json.loads(place.read_text()) == json.loads(json.dumps(as_json(wanted, src, notes)))
@@ -335,7 +335,7 @@ def test_checks_are_the_same_in_all_ways(way, src, tmp_path):
 
 def test_parts_of_a_check_that_do_not_belong_together(src, tmp_path):
     cases, place = find_cases(src), tmp_path / 'found.json'
-    for k in (1, 2): write_checks(place, check(cases, part=Part(k, 2)), src, [], Part(k, 2), cases[k - 1:])
+    for k in (1, 2): write_checks(place, check(cases, part=Share(k, 2)), src, [], Share(k, 2), cases[k - 1:])
     with pytest.raises(BadInput, match='not of one data set'): merge_checks(place)
     (tmp_path / 'found.2of2.json').write_text('{"subjects": 3}')
     with pytest.raises(BadInput, match='found.2of2.json: is not a part'): merge_checks(place)
