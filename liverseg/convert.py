@@ -91,7 +91,7 @@ def make_dataset(
     bits: int = 8, # of a pixel: 8, or 16 for HU + 1024
     preview: bool = False, # write one contact sheet per subject
     pool=None, # any concurrent.futures.Executor, instead of processes of this machine
-    part=None, # a Part: only its cases, for merge_slices
+    part=None, # a Share: only its cases, for merge_slices
     **finding, # as for find_cases
 ) -> dict: # of subjects, slices, liver, new, left_out (numbers), warnings (subject, sentence), skipped, gone, remarks
     "Convert volumes to PNG slices, only those that `dst` lacks; raises `BadInput`, and then changes nothing"

@@ -9,6 +9,7 @@ __all__ = ['PACKED', 'SCAN_LIKE', 'scans_in', 'predict_folder', 'merge_results']
 import csv, os
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pandas as pd
@@ -19,6 +20,7 @@ from .parts import finished_parts, growing, held, part_path
 from .post import DEFAULT_STEPS, STEPS
 from .predict import Segmenter, predict
 from .results import check_out_folder, is_mask_name, is_signed, made_from, read_result, scan_name, side_files
+from .results import sweep
 from .trust import triage_page, triage_path, worst_first
 from .tta import tta_remark
 from .work import BadInput, WorkerLost, _first_line, as_cell, atomic_write, each, fresh_workers, from_cell
@@ -85,7 +87,7 @@ def predict_folder(
     say=print, # called with each message
     workers: int = 1, # processes
     pool=None, # any concurrent.futures.Executor, instead of processes of this machine
-    part=None, # liverseg.cluster.Part: do these scans alone, and leave the tables to merge_results
+    part=None, # liverseg.cluster.Share: do these scans alone, and leave the tables to merge_results
     **more, # bs and spacing of predict
 ) -> pd.DataFrame: # worst first: scan, volume_ml, expected_dice, liver_found, touches, warnings, seconds, error
     "Segment all scans of a folder, one row for each, with an error for a bad one; raises `BadInput` for files not ours"
@@ -123,7 +125,7 @@ def _first_bytes(path):
 
 # %% ../nbs/66_folder.ipynb #3a81940b
 class _Job(NamedTuple):
-    "What a worker must know to segment a scan"
+    "What a worker must know"
     model: object
     device: str
     mark: str # of the network
@@ -135,16 +137,16 @@ def _in_turn(job, rows, scans, pool, part, say):
     "Segment the scans, each row on disk as soon as it is there, and give the table"
     table = _results(job.out, part)
     job.out.mkdir(parents=True, exist_ok=True)
-    with held(table) as alone:
+    with held(table) as alone, TemporaryDirectory() as elsewhere:
         if not alone: say(f'another run is at work in {job.out}; the scans are shared with it')
-        name = f'results.{part.label if part else "1of1"}.csv'
-        place = job.out/(name if alone else f'.{name}.{os.getpid()}')
+        place = (job.out if alone else Path(elsewhere))/f'results.{part.label if part else "1of1"}.csv'
         with growing(place) as f:
             add = _row_writer(f)
             for row in rows: add(row)
             _segment_each(job, scans, pool, add, say)
+        sweep(job.out, [_mask_of(job, scan) for scan in scans])
         if not part: return _tables(job.out, [place])
-        os.replace(place, table)
+        if not alone: atomic_write(table, place.read_bytes())
         return _as_table([table])
 
 # %% ../nbs/66_folder.ipynb #1b8b1cba
@@ -160,7 +162,7 @@ def _segment_each(job, scans, pool, add, say):
 
 def _segment_one(job, wait, scan):
     "In a worker: the row of a scan, None if another run is at it, and what was said"
-    said, mask = [], job.out/f'{scan_name(scan)}.nii.gz'
+    said, mask = [], _mask_of(job, scan)
     try:
         segmenter = Segmenter(*open_once(job.model, job.device, job.mark))
         done = partial(_done, mask, made_from(scan, segmenter, job.how), job.how['maps'])
@@ -170,6 +172,8 @@ def _segment_one(job, wait, scan):
             if job.overwrite or not done(): predict(scan, mask, segmenter, **job.how, say=said.append)
             return dict(read_result(mask), scan=scan.name), said
     except Exception as e: return _failed_row(scan, e)
+
+def _mask_of(job, scan): return job.out/f'{scan_name(scan)}.nii.gz'
 
 # %% ../nbs/66_folder.ipynb #593729ea
 def _done(mask, stamp, maps):

@@ -148,7 +148,7 @@ def only_here(
 def workplace(
     dst, # the folder to be made, or added to
     options: dict, # what decides the content
-    part=None, # a Part: others work at the rest
+    part=None, # a Share: others work at the rest
 ): # yields a Place
     "Where to make cases for `join_cases`, with those that an interrupted run has made; raises `BadInput`"
     dst, options = Path(dst).resolve(), dict(options, layout=2) # 2: a folder per subject
@@ -209,7 +209,7 @@ def _refuse_parts(place):
 # %% ../nbs/23_grow.ipynb #e4db04f1
 def write_part(
     place: Place,
-    part, # a Part
+    part, # a Share
     **told, # JSON values: what the others must know
 ):
     "Leave word that a part is done"

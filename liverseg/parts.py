@@ -17,7 +17,7 @@ from .work import BadInput
 # %% ../nbs/98_parts.ipynb #dfbd50d2
 def part_path(
     path, # of a table
-    part=None, # liverseg.cluster.Part; None: the whole
+    part=None, # liverseg.cluster.Share; None: the whole
 ) -> Path:
     "Where a part of a table is written: `results.3of8.csv` for `results.csv`"
     path = Path(path)

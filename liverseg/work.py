@@ -215,10 +215,12 @@ def _die_with_parent():
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+# %% ../nbs/91_work.ipynb #4f4c5162
 class _Processes(Executor):
     "Processes of this machine, made anew when one of them was killed"
     def __init__(self, workers, context=None, first=_die_with_parent):
-        self.workers, self.pool, self.how = workers, None, dict(mp_context=context, initializer=first)
+        self.workers, self.pool, self.ahead = workers, None, 4*workers
+        self.how = dict(mp_context=context, initializer=first)
     def submit(self, func, *args):
         try: return self.pool.submit(func, *args)
         except (AttributeError, BrokenProcessPool): # there is none yet, or no longer
@@ -226,7 +228,7 @@ class _Processes(Executor):
             return self.pool.submit(func, *args)
     def shutdown(self, wait=True, **how):
         if self.pool: self.pool.shutdown(wait, **how)
-
+    def __exit__(self, *error): self.shutdown(cancel_futures=any(error))
 
 # %% ../nbs/91_work.ipynb #a9e73b21
 def _tried(func, items):
@@ -239,7 +241,9 @@ def _value_or_error(func, item):
         try: return None, pickle.loads(pickle.dumps(e))
         except Exception: return None, RuntimeError(f'{type(e).__name__}: {_first_line(e)}')
 
-def _answers(func, items, pool, batch, ahead):
+
+# %% ../nbs/91_work.ipynb #36063eaf
+def _in_order(func, items, pool, batch, ahead):
     "Yield the value or error of each item in order; at most `ahead` tasks are under way"
     tasks = (items[i:i + batch] for i in range(0, len(items), batch))
     under_way, work = deque(), partial(_tried, func)
@@ -277,7 +281,7 @@ def each(
         yield from map(partial(_yielded, func, failed), track(items)); return
     own = _Processes(min(workers, len(items))) if pool is None else nullcontext(pool)
     with own as pool:
-        answers = _answers(func, items, pool, batch, getattr(pool, 'ahead', 4*workers))
+        answers = _in_order(func, items, pool, batch, getattr(pool, 'ahead', 4*workers))
         for item, (value, error) in track(zip(items, answers), len(items)):
             if error and not failed: raise error
             yield failed(item, error) if error else value

@@ -1,5 +1,5 @@
-"""A real Dask scheduler with two workers on loopback, and what may happen to them: the answers are those of one process.
-Parts, too, which need no cluster."""
+"""A real Dask scheduler with two workers on loopback, and what may happen to them: the answers are those of one
+process. Parts, too, which need no cluster."""
 import os
 import signal
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 
 from conftest import LIVERSEG, content, run
 from liverseg import cluster as room
-from liverseg.cluster import Part, cluster
+from liverseg.cluster import Share, cluster
 from liverseg.work import BadInput, each
 
 DASK = str(Path(sys.executable).with_name('dask'))
@@ -188,10 +188,10 @@ def test_parts():
     "Each name belongs to one of them, whatever the others are"
     names = [f'scan{n}.nii.gz' for n in range(1000)] + ['leber ä', 'x\udcff']
     for n in (1, 2, 7):
-        of = [[name for name in names if Part(k, n).holds(name)] for k in range(1, n + 1)]
+        of = [[name for name in names if Share(k, n).holds(name)] for k in range(1, n + 1)]
         assert sorted(sum(of, [])) == sorted(names)
         assert min(map(len, of)) > 1000 / n * .7
-    assert Part(1, 2).holds('anna') == Part(1, 2).holds('anna') != Part(2, 2).holds('anna')
+    assert Share(1, 2).holds('anna') == Share(1, 2).holds('anna') != Share(2, 2).holds('anna')
 
 
 def test_without_dask(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ import liverseg.convert as lib
 import liverseg.grow as grow
 import liverseg.manifest as manifest
 from conftest import content, run
-from liverseg.cluster import Part
+from liverseg.cluster import Share
 from liverseg.manifest import content_hash, join_manifests, manifest_path, read_manifest, write_rows
 from liverseg.phantom import make_cohort
 from liverseg.work import BadInput
@@ -29,7 +29,7 @@ from test_convert import cli, tree, truncate
 from test_hostile import complaint
 
 
-def shares(n): return [Part(k, n) for k in range(1, n + 1)]
+def shares(n): return [Share(k, n) for k in range(1, n + 1)]
 
 
 def pair(src, name): return [src / f'train/nii/{name}_{kind}.nii.gz' for kind in ('orig', 'liver')]
