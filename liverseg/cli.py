@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEMO_PATHS', 'DEMO_MARK', 'main', 'download', 'check', 'convert', 'import_slices', 'train', 'evaluate', 'predict',
-           'export', 'demo']
+           'merge', 'export', 'demo']
 
 # %% ../nbs/93_cli.ipynb #428590a1
-import json, os
+import glob, json, os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -141,28 +141,31 @@ def download(name, dst, sha256, file):
 # %% ../nbs/93_cli.ipynb #ef7050ee
 @main.command()
 @click.argument('src')
-@_add_options(_FINDING)
+@_add_options((*_FINDING, *_SPREAD))
 @click.option('--json', 'report', metavar='FILE', help='Also write the findings as JSON.')
-def check(src, workers, strict, report, **finding):
+def check(src, strict, report, workers, cluster, part, **finding):
     """Check scans and masks, and print one row per subject.
 
     SRC is a folder with train/nii and test/nii, or 3D-IRCADb-01, LiTS, MSD Task03, nnU-Net, TotalSegmentator
     or CHAOS as downloaded. Every voxel is read, and nothing is changed.
     The exit status is 1 if there are errors, 0 if there are only warnings."""
-    from liverseg.check import as_json, check, remarks, table
+    from liverseg.check import check, remarks, write_checks
     from liverseg.layouts import find_cases
-    from liverseg.work import atomic_write
-    _json_place(report)
+    if part and not report: raise click.UsageError('--part needs --json, whose files merge joins')
+    _json_place(report, part)
     cases = find_cases(src, **_wanted(**finding))
-    reports, notes = check(cases, workers), remarks(cases)
-    if report: atomic_write(report, (json.dumps(as_json(reports, src, notes), indent=1) + '\n').encode())
-    echo(table(reports).to_string(index=False))
+    with _spread(workers, cluster, part, [src]) as spread: reports = check(cases, **spread)
+    notes = remarks(cases)
+    if report: write_checks(report, reports, src, notes, part, cases)
     _tell_findings(src, reports, notes, strict)
+
 
 # %% ../nbs/93_cli.ipynb #074510e4
 def _tell_findings(src, reports, notes, strict):
     "Print what was found in all subjects; raises `BadInput` for errors, and with `strict` for warnings"
+    from liverseg.check import table
     from liverseg.work import BadInput
+    if reports: echo(table(reports).to_string(index=False))
     errors = [e for r in reports for e in r.errors]
     warnings = [(r.subject, str(n)) for r in reports for n in r.warnings]
     found = f'{len(errors)} error(s), {len(warnings)} warning(s)' if errors or warnings else 'nothing wrong'
@@ -173,10 +176,11 @@ def _tell_findings(src, reports, notes, strict):
     if strict and warnings: raise BadInput(f'{src}: has warnings, which --strict treats as errors')
 
 # %% ../nbs/93_cli.ipynb #9538b911
-def _json_place(path):
+def _json_place(path, part):
     "Raise `BadInput` if the file exists and check did not write it"
+    from liverseg.parts import part_path
     from liverseg.work import BadInput
-    if path is None or not os.path.lexists(path): return
+    if path is None or not os.path.lexists(path := part_path(path, part)): return
     try: told = json.loads(Path(path).read_text(encoding='utf-8')) if os.path.isfile(path) else None
     except (OSError, ValueError, RecursionError): told = None
     if not (isinstance(told, dict) and {'source', 'errors', 'warnings', 'subjects'} <= told.keys()):
@@ -205,23 +209,22 @@ def convert(src, dst, window, bits, on_error, check, preview, strict, workers, c
     """Convert volumes to PNG slices.
 
     SRC is a folder with train/nii and test/nii, or a data set that check knows. Everything is checked before
-    anything is written. The folder DST gets the images and masks of each subject, and a manifest.csv. If DST was made
-    with the same options, only what is new or has changed in SRC is converted.
-    The exit status is 1 if a case was left out."""
+    anything is written. DST gets the images and masks of each subject, and a manifest.csv; if it was made with the
+    same options, only what is new or has changed is converted. The exit status is 1 if a case was left out."""
     from liverseg.convert import make_dataset
     how = dict(check=check, on_error=on_error, strict=strict, bits=int(bits), preview=preview)
     with _spread(workers, cluster, part, [src, dst]) as spread:
         told = make_dataset(src, dst, list(window), **how, **spread, **_wanted(**finding))
     _tell(told, dst)
-    if told['skipped']: click.get_current_context().exit(1)
 
 
 # %% ../nbs/93_cli.ipynb #2e32be17
 def _tell(told, dst):
-    "Print what was converted and what was left out"
+    "Print what was converted and what was left out; exit status 1 if that is a case"
     noticed, made = conversion_lines(told, dst)
     for line in noticed: echo(line, err=True)
     echo(made)
+    if told.get('skipped'): raise SystemExit(1)
 
 # %% ../nbs/93_cli.ipynb #7f1a5ce0
 @main.command('import-slices')
@@ -303,22 +306,25 @@ _MEASURING = (
 @main.command()
 @click.argument('places', nargs=-1, metavar='[DATA] REPORT')
 @_MODEL
-@_add_options(_MASKS)
-@_add_options((*_MEASURING, _ALSO, _TTA, _AT_ONCE, _DEVICE))
-def evaluate(places, model, split, also, tta, batch_size, device, against, tolerance, **masks):
+@_add_options((*_MASKS, *_MEASURING, _ALSO, _TTA, _AT_ONCE, _DEVICE, *_SPREAD))
+def evaluate(places, model, also, against, workers, cluster, part, pred, truth, **options):
     """Measure a network, or masks from any tool.
 
     A network is measured on DATA, a folder that convert wrote; masks are given by --pred and --truth. The folder
     REPORT gets report.html, cases.csv, slices.csv, summary.json and cases.png. Dice is measured on the stored grid of
     each slice; where truth and prediction are both empty, it is undefined and left out. A network is run on every
-    slice, and its masks are not cleaned up, as with predict --thorough --post none."""
-    _refuse(places, masks['pred'], masks['truth'])
+    slice, and its masks are not cleaned up, as with predict --thorough --post none.
+    The exit status is 1 if a case could not be measured."""
+    _refuse(places, pred, truth)
+    if part and against: raise click.UsageError('--against: give it to merge, not with --part')
     if against: _cases_there(against)
-    if masks['pred']: summary = _measure_masks(*places, **masks, tolerance=tolerance)
-    else: summary = _measure_model(*places, models=[model, *also], split=split, tta=tta, bs=batch_size, device=device,
-                                   tolerance=tolerance)
-    for line in dice_lines(summary, places[-1]): echo(line)
-    if against: _compare(places[-1], against)
+    *data, report = map(os.path.normpath, places)
+    needs, gpu = [pred, truth] if pred else [*data, *_there([model, *also])], not pred and options['device'] != 'cpu'
+    with _spread(workers, cluster, part, needs, gpu) as spread:
+        if pred: told = _measure_masks(pred, truth, report, **options, **spread)
+        else: told = _measure_model(*data, report, [model, *also], **options, **spread)
+    _tell_report(told, report, against, part)
+
 
 # %% ../nbs/93_cli.ipynb #cbaf931a
 def _refuse(places, pred, truth):
@@ -337,13 +343,23 @@ def _idle(*names, only):
 
 
 # %% ../nbs/93_cli.ipynb #5b78dc34
-def _measure_model(data, report, models, **kwargs):
+def _measure_model(data, report, models, split, tta, batch_size, device, tolerance, **spread):
     from liverseg.evaluate import evaluate
-    return evaluate(data, report, models, **kwargs, say=echo)
+    options = dict(split=split, tta=tta, bs=batch_size, device=device, tolerance=tolerance, say=echo)
+    return evaluate(data, report, models, **options, **spread)
 
-def _measure_masks(report, pred, truth, **kwargs):
+def _measure_masks(pred, truth, report, tolerance, liver, pred_liver, **spread):
     from liverseg.compare import evaluate_masks
-    return evaluate_masks(pred, truth, report, **kwargs, say=echo)
+    options = dict(liver=liver, pred_liver=pred_liver, tolerance=tolerance, say=echo)
+    return evaluate_masks(pred, truth, report, **options, **{k: spread[k] for k in ('workers', 'pool', 'part')})
+
+def _tell_report(told, report, against, part=None):
+    "Print what was measured, and how it differs from another report; exit status 1 if a case could not be"
+    if part: echo(f"{told['cases']} case(s) measured as part {part.k}/{part.n}, to be merged when all parts are done")
+    else:
+        for line in dice_lines(told, report): echo(line)
+    if against: _compare(report, against)
+    if told.get('failed'): raise SystemExit(1)
 
 def _cases_there(report):
     "Raise `BadInput` before anything is measured"
@@ -354,6 +370,7 @@ def _compare(report, against):
     "Add the comparison with another report, and print how the Dice differs"
     from liverseg.compare import add_comparison
     echo(comparison_line(add_comparison(report, against), against))
+
 
 # %% ../nbs/93_cli.ipynb #41ecd6a0
 _SEGMENTING = (
@@ -407,6 +424,60 @@ def _tell_masks(table, out):
     "Print the results of a folder of scans; exit status 1 if one failed"
     for line in mask_lines(table, out): echo(line)
     if table['error'].notna().any(): raise SystemExit(1)
+
+# %% ../nbs/93_cli.ipynb #95a74508
+@main.command()
+@click.argument('out')
+@click.option('--against', metavar='OTHER_REPORT', help='With parts of evaluate: as there.')
+def merge(out, against):
+    """Join the parts that --part has made.
+
+    OUT is what the parts were told to make: the folder of convert, predict or evaluate, or the JSON file of check. The
+    result is the one that a single run would have made. If a part is missing, it is named, and nothing is changed."""
+    out = os.path.normpath(out)
+    kind = _made_in_parts(out)
+    if against and kind != 'evaluate': raise click.UsageError('--against: only with parts of evaluate')
+    if against: _cases_there(against)
+    if kind == 'convert': _merge_slices(out)
+    elif kind == 'predict': _merge_results(out)
+    elif kind == 'evaluate': _merge_report(out, against)
+    else: _merge_checks(out)
+
+
+# %% ../nbs/93_cli.ipynb #a778b400
+def _made_in_parts(out):
+    "The command whose parts there are; raises `BadInput` for none"
+    from liverseg.work import BadInput, staged
+    path = Path(out)
+    marks = dict(convert=(staged(path)/'.done', 'options.json'), predict=(path, 'results.*of*.csv'),
+                 evaluate=(path.parent, f'{glob.escape(path.name)}.*of*.jsonl'),
+                 check=(path.parent, f'{glob.escape(path.stem)}.*of*{glob.escape(path.suffix)}'))
+    for command, (folder, name) in marks.items():
+        if any(folder.glob(name)): return command
+    raise BadInput(f'{out}: there are no parts of it to merge; make them with --part 1/N … --part N/N')
+
+
+# %% ../nbs/93_cli.ipynb #8a3ce065
+def _merge_slices(dst):
+    from liverseg.convert import merge_slices
+    _tell(merge_slices(dst), dst)
+
+def _merge_results(out):
+    from liverseg.folder import merge_results
+    _tell_masks(merge_results(out), out)
+
+def _merge_report(report, against):
+    from liverseg.compare import merge_masks
+    from liverseg.evaluate import merge_report
+    from liverseg.measured import parts_of_masks
+    told = merge_masks(report, echo) if parts_of_masks(report) else merge_report(report)
+    _tell_report(told, report, against)
+
+def _merge_checks(path):
+    from liverseg.check import merge_checks
+    reports, src, notes = merge_checks(path)
+    _tell_findings(src, reports, notes, strict=False)
+
 
 # %% ../nbs/93_cli.ipynb #02b9e54a
 @main.command()

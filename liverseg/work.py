@@ -241,7 +241,9 @@ def _value_or_error(func, item):
         try: return None, pickle.loads(pickle.dumps(e))
         except Exception: return None, RuntimeError(f'{type(e).__name__}: {_first_line(e)}')
 
-def _answers(func, items, pool, batch, ahead):
+
+# %% ../nbs/91_work.ipynb #36063eaf
+def _in_order(func, items, pool, batch, ahead):
     "Yield the value or error of each item in order; at most `ahead` tasks are under way"
     tasks = (items[i:i + batch] for i in range(0, len(items), batch))
     under_way, work = deque(), partial(_tried, func)
@@ -279,7 +281,7 @@ def each(
         yield from map(partial(_yielded, func, failed), track(items)); return
     own = _Processes(min(workers, len(items))) if pool is None else nullcontext(pool)
     with own as pool:
-        answers = _answers(func, items, pool, batch, getattr(pool, 'ahead', 4*workers))
+        answers = _in_order(func, items, pool, batch, getattr(pool, 'ahead', 4*workers))
         for item, (value, error) in track(zip(items, answers), len(items)):
             if error and not failed: raise error
             yield failed(item, error) if error else value
