@@ -16,7 +16,7 @@ import filelock
 
 from .cases import SPLITS, Case
 from .manifest import join_manifests
-from .work import BadInput, _locked, _place_named, _replace, _resume, check_target, staged
+from .work import BadInput, _locked, _place_named, _replace, _resume, atomic_write, check_target, staged
 
 # %% ../nbs/23_grow.ipynb #c565ff7c
 FILES = (*SPLITS, 'preview', 'manifests', 'manifest.csv', 'manifest.parquet', 'dataset.json', '.done', '.checked.json',
@@ -225,14 +225,13 @@ def join_cases(
     meta: dict, # for dataset.json
 ) -> list: # of subjects that were in the data set and are no longer
     "Make one data set of all cases wanted, old and new"
-    if place.grows: gone = _take_in(place, wanted)
-    else:
-        gone = []
-        join_manifests(place.part, [subject for _, subject, _ in wanted])
-        (place.part/'dataset.json').write_text(json.dumps(meta, indent=1) + '\n')
-        _sweep(place.part, wanted)
-        _replace(place.part, place.dst)
-    return gone
+    home = place.dst if place.grows else place.part
+    atomic_write(home/'dataset.json', (json.dumps(meta, indent=1) + '\n').encode())
+    if place.grows: return _take_in(place, wanted)
+    join_manifests(home, [subject for _, subject, _ in wanted])
+    _sweep(home, wanted)
+    _replace(home, place.dst)
+    return []
 
 def _take_in(place, wanted):
     "Move the new cases to the others"
