@@ -214,6 +214,8 @@ def test_a_case_that_another_process_holds_is_waited_for(src, tmp_path, monkeypa
         assert child.poll() is None
     assert child.wait(60) == 0 and as_if_anew(src, tmp_path / 'png')
     assert 'has ended' in complaint(grow.only_here(place, case).__enter__)  # nothing is left to write to
+    with grow.workplace(tmp_path / 'png', dict(bits=16), shares(1)[0]):  # nor where other slices are made
+        assert 'has ended' in complaint(grow.only_here(place, case).__enter__)
 
 
 def test_two_runs_at_once_on_a_folder_that_grows(src, others, tmp_path):
