@@ -95,7 +95,8 @@ def test_the_command_says_what_changed(src, others, tmp_path):
 
 
 @pytest.mark.parametrize('what', ['another split', 'labels', 'a scan gone bad', 'a lost slice', 'a lost table',
-                                  'a mask gone', 'a moved source', 'a broken record', 'stray files'])
+                                  'a mask gone', 'a moved source', 'a broken record', 'stray files',
+                                  'a broken description'])
 def test_as_if_made_anew(what, src, tmp_path):
     lib.make_dataset(src, dst := tmp_path / 'png')
     before, options, redone = times(dst), dict(on_error='skip'), {'synth_e01'}
@@ -109,7 +110,8 @@ def test_as_if_made_anew(what, src, tmp_path):
     if what == 'a broken record': (dst / '.done/train.synth_e01.json').write_text('[' * 10**5)
     if what == 'stray files': (dst / 'train/images/stray').mkdir(), (dst / 'manifests/stray.csv').touch()
     if what == 'stray files': redone.clear()
-    lib.make_dataset(src, dst, **options)
+    if what == 'a broken description': (dst / 'dataset.json').write_text('{'), redone.clear()
+    assert lib.make_dataset(src, dst, **options)['gone'] == []  # a scan that is left out is named as such
     if what == 'a mask gone': redone = {'synth_e04'}
     assert touched(dst, before) == redone and as_if_anew(src, dst, **options)
 
@@ -212,6 +214,8 @@ def test_a_case_that_another_process_holds_is_waited_for(src, tmp_path, monkeypa
         assert child.poll() is None
     assert child.wait(60) == 0 and as_if_anew(src, tmp_path / 'png')
     assert 'has ended' in complaint(grow.only_here(place, case).__enter__)  # nothing is left to write to
+    with grow.workplace(tmp_path / 'png', dict(bits=16), shares(1)[0]):  # nor where other slices are made
+        assert 'has ended' in complaint(grow.only_here(place, case).__enter__)
 
 
 def test_two_runs_at_once_on_a_folder_that_grows(src, others, tmp_path):
