@@ -485,7 +485,8 @@ def stub(k):
     where = f'/data/studies/site_{k % 50:02d}/{"test" if k % 10 == 0 else "train"}/nii/study_{k:07d}'
     return CaseCheck(f'study_{k:07d}', 'test' if k % 10 == 0 else 'train', f'{where}_orig.nii.gz',
                      f'{where}_liver.nii.gz', (512, 512, 250 + k % 7), (.7 + k % 5/100, .7, 1.25), 'LPS',
-                     (-1024., 3071.), (0, 1), 1500. + k, [], [Note('cut off', f'the liver touches the last slice of {k}')],
+                     (-1024., 3071.), (0, 1), 1500. + k, [],
+                     [Note('cut off', f'the liver touches the last slice of {k}')],
                      f'{k - 1 if k % 1000 == 5 or k and k % 1000 == 0 else k:032x}')  # twins, and leaks
 reports = compare([stub(k) for k in range(n)])
 print(sum(bool(r.errors) for r in reports), sum(any(m.code == 'twin' for m in r.warnings) for r in reports),
