@@ -26,7 +26,8 @@ def belongings(
     split: str,
     subject: str,
 ) -> tuple: # of str, below the folder of slices; the record is the last
-    "Where all that belongs to a subject is"
+    "Where all that belongs to a subject is; raises `ValueError` for a name that would lead elsewhere"
+    if not subject.strip('.') or '/' in subject: raise ValueError(f'{subject!r} cannot be the name of a folder')
     return (f'{split}/images/{subject}', f'{split}/masks/{subject}', f'preview/{subject}.png',
             f'manifests/{subject}.csv', f'.done/{split}.{subject}.json')
 

@@ -440,6 +440,19 @@ def test_lines_are_counted_across_pieces(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(manifest.read_manifest(tmp_path), manifest.read_manifest(tmp_path, ['train']))
 
 
+@pytest.mark.parametrize('name', ['.', '..', '...'])
+def test_a_scan_that_is_called_dots(name, src, tmp_path):
+    for kind in ('orig', 'liver'):
+        shutil.copy(pair(src, 'synth_e01')[kind == 'liver'], src / f'train/nii/scan_{name}_{kind}.nii.gz')
+    names = dict(image_name='{subject}_orig', mask_name='{subject}_liver')
+    assert lib.make_dataset(src, tmp_path / 'a', **names)['subjects'] == 5  # scan_. and so on are names
+    for path in (src / 'train/nii').glob('synth*'): path.rename(path.with_name(f'scan_{path.name}'))
+    for path in (src / 'test/nii').glob('synth*'): path.rename(path.with_name(f'scan_{path.name}'))
+    names = dict(image_name='scan_{subject}_orig', mask_name='scan_{subject}_liver')
+    assert 'as no folder can be called' in complaint(lib.make_dataset, src, tmp_path / 'b', **names)
+    assert lib.make_dataset(src, tmp_path / 'b', on_error='skip', **names)['subjects'] == 4
+
+
 def test_a_subject_that_would_lead_out_of_its_folder(tmp_path):
     from test_hostile import slices
     for name in ('.', '..'):
