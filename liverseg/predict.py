@@ -21,7 +21,7 @@ from .post import STEPS, DEFAULT_STEPS, clean, pieces
 from .look import plane_picture
 from .models import open_model
 from .seg import check_source
-from .results import check_mask_place, made_from, save_mask, write_result
+from .results import check_mask_place, is_seg_name, made_from, save_mask, write_result
 from .trust import OwnDice, expected_dice
 from .tta import VIEWS, slice_maps, slice_probs, tta_remark
 from .volume import Volume, from_slices, to_slices, volume_ml

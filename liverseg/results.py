@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_SLICES', 'side_files', 'scan_name', 'is_mask_name', 'is_seg_name', 'is_signed', 'read_result', 'check_mask_place',
-           'check_out_folder', 'write_result', 'save_mask', 'save_as_seg', 'voxels_of', 'made_from']
+           'check_out_folder', 'write_result', 'save_mask', 'save_as_seg', 'sweep', 'voxels_of', 'made_from']
 
 # %% ../nbs/65_results.ipynb #2f27f743
 import hashlib, io, json, os, re
@@ -17,6 +17,7 @@ from . import __version__
 from .dicom_files import is_dicom, is_dicom_file, series_files
 from .itk_files import bare_name, is_itk_file, is_our_itk, open_itk, voxels_beside, write_itk
 from .nifti import to_stored_grid, write_map, write_mask
+from .parts import held
 from .seg import is_our_seg, seg_writer, write_seg
 from .slicer import is_slicer_name, write_slicer
 from .work import BadInput, atomic_write
@@ -170,6 +171,19 @@ def _save_map(values, found, path, when):
     if is_seg_name(path): save_as_seg(values, found, path, when)
     elif is_itk_file(path): write_itk(values, found.scan, path)
     else: write_map(values, found.scan, path)
+
+# %% ../nbs/65_results.ipynb #cd3325a2
+def sweep(
+    folder: Path, # with the masks
+    masks: list, # of Path, those that it may hold
+):
+    "Remove what killed runs left of these masks and of the files beside them"
+    left = [m for p in os.scandir(folder) if (m := re.fullmatch(r'\.(.+)\.(part\d+|lock)', p.name))]
+    whose = {p.name: mask for mask in masks for p in (mask, *side_files(mask).values())} if left else {}
+    for m in left:
+        if not (mask := whose.get(m[1])): continue
+        with held(mask) as ours: # removes its own lock
+            if ours: (folder/m[0]).unlink(missing_ok=True)
 
 # %% ../nbs/65_results.ipynb #23255334
 def voxels_of(

@@ -14,7 +14,8 @@ from PIL import Image
 from conftest import content, run
 from liverseg.cli import main
 
-COMMANDS = ('download', 'check', 'convert', 'import-slices', 'train', 'evaluate', 'predict', 'export', 'demo')
+COMMANDS = ('download', 'check', 'convert', 'import-slices', 'train', 'evaluate', 'predict', 'merge', 'export',
+            'demo')
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -51,7 +52,10 @@ print("torch" in sys.modules)'''
                                   ['train', 'a', 'b', '--seed', '-1'], ['convert', 'a', 'b', '--window=-inf,inf'],
                                   ['evaluate', 'a'], ['evaluate', 'a', 'b', 'c'],
                                   ['predict', 'a', 'b', 'c'], ['predict', 'a', 'b', '--tta', 'all'], ['nothing'],
-                                  ['convert', 'a', 'b', '--workers', '0']])
+                                  ['convert', 'a', 'b', '--workers', '0'], ['convert', 'a', 'b', '--part', '3/2'],
+                                  ['convert', 'a', 'b', '--workers', '2', '--cluster', 'c'],
+                                  ['check', 'a', '--part', '1/2'], ['predict', 'a', 'b', '--part', '1/2'],
+                                  ['evaluate', 'a', 'b', '--part', '1/2', '--against', 'c'], ['merge']])
 def test_wrong_usage_is_two(args):
     done = run(*args, ok=2)
     assert 'Usage:' in done.stderr
@@ -71,7 +75,7 @@ def test_manifest_is_as_promised(png, cohort):
     table = pd.read_csv(png / 'manifest.csv')
     assert set(table['split']) == {'train', 'test'}
     for row in table.itertuples():
-        assert row.image == f'{row.split}/images/{row.subject}_{row.z:03d}.png'
+        assert row.image == f'{row.split}/images/{row.subject}/{row.subject}_{row.z:03d}.png'
         mask = np.array(Image.open(png / row.mask))
         assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1} and mask.sum() == row.liver_px
         assert (cohort / row.source).exists()

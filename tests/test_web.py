@@ -232,7 +232,8 @@ def test_pairs_of_header_and_voxels(node, phantom, tmp_path):
                                ('cut', 'hdr', lambda b: b[:200]), ('text', 'hdr', lambda b: b'hello'*99)):
         paths.append(pair(name))
         rewrite(paths[-1].with_suffix(f'.{half}'), change)
-    answers = node(*(dict(job='read', path=p, pair=p.with_suffix('.img'), out=tmp_path / f'{p.stem}.raw') for p in paths))
+    answers = node(*(dict(job='read', path=p, pair=p.with_suffix('.img'), out=tmp_path / f'{p.stem}.raw')
+                     for p in paths))
     read = 0
     for answer, path in zip(answers, paths):
         try: read_volume(path)
