@@ -7,7 +7,6 @@ __all__ = ['BINS', 'OVER', 'Reliability', 'segmented', 'evaluate_case', 'by_subj
 
 # %% ../nbs/05_evaluate.ipynb #603a8aa2
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from .manifest import manifest_path, read_manifest
-from .measured import case_found, in_order, measure_each, measured_tables, part_told, read_measured
+from .measured import case_found, in_order, measure_each, part_told, read_measured
 from .measured import remove_parts, report_measured
 from .metrics import distances, near_liver, TOLERANCE
-from .tables import case_table, slice_row, summarise
+from .tables import slice_row
 from .models import model_mark, open_once
 from .pixels import PixelForm, read_form, read_slice_mask
 from .report import REPORT_FILES

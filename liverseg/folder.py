@@ -161,6 +161,7 @@ class _Job(NamedTuple):
 def _share_out(job, rows, scans, workers, pool, part, say):
     with fresh_workers(min(workers, len(scans)), pool) as pool: return _in_turn(job, rows, scans, pool, part, say)
 
+# %% ../nbs/66_folder.ipynb #95ea7488
 def _in_turn(job, rows, scans, pool, part, say):
     "Segment the scans, each row on disk as soon as it is there, and give the table"
     table = _results(job.out, part)
