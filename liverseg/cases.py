@@ -38,6 +38,13 @@ def read_volume(
     if references_of(path): return dicom_mask_volume(path)
     return _from_series(read_series(path), path, fill)
 
+# %% ../nbs/15_cases.ipynb #747f3503
+def _from_series(series, path, fill=AIR):
+    "A DICOM series as a `Volume`, which keeps where the slices lie"
+    img, notes = series_image(series)
+    vol = as_volume(img, path, fill, [Note(*n) for n in notes])
+    return replace(vol, source=replace(series, data=to_stored_grid(vol.data, vol))) # no second copy of the voxels
+
 # %% ../nbs/15_cases.ipynb #95e02a68
 def liver_mask(
     vol: Volume, # a label volume
@@ -227,12 +234,6 @@ def read_labels(
     return with_spacing(vol, case.spacing), labels
 
 # %% ../nbs/15_cases.ipynb #18282ae3
-def _from_series(series, path, fill=AIR):
-    "A DICOM series as a `Volume`, which keeps where the slices lie"
-    img, notes = series_image(series)
-    vol = as_volume(img, path, fill, [Note(*n) for n in notes])
-    return replace(vol, source=replace(series, data=to_stored_grid(vol.data, vol))) # no second copy of the voxels
-
 def _labels_on(path, vol, series, segment):
     "The labels of a file, or of a folder with one picture per slice, on the scan's grid"
     if references_of(path): labels = dicom_mask_volume(path, series or vol, segment)

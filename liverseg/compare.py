@@ -81,6 +81,10 @@ def _on_one_grid(files, segments):
     grid = plain or planes_in(*segs)
     return [dicom_mask_volume(f, grid, segment) if kind else plain for f, kind, segment in zip(files, kinds, segments)]
 
+def _own_labels(files, labels):
+    "The labels that are liver in each mask; one in DICOM has segments instead, and is 0 and 1 when it is read"
+    return [() if is_dicom_file(f) else of for f, of in zip(files, labels)]
+
 # %% ../nbs/52_compare.ipynb #6b7ae3f5
 def measure_pair(
     pair, # (name, predicted file, true file)
@@ -91,10 +95,10 @@ def measure_pair(
 ) -> dict: # case_found, with a remark on the labels, or '', as odd, and notes
     "Read a case's two masks and measure them; raises `BadInput`"
     name, *files = pair
-    vols = _on_one_grid(files, segments)
+    vols, labels = _on_one_grid(files, segments), _own_labels(files, (pred_liver or liver, liver))
     check_same_grid(vols[1], vols[0])
-    pred, odd = _predicted(vols[0], pred_liver or liver)
-    true = liver_mask(vols[1], liver)
+    pred, odd = _predicted(vols[0], labels[0])
+    true = liver_mask(vols[1], labels[1])
     spacing = vols[1].spacing if spacing_known(vols[1]) else (np.nan,)*3
     rows = [slice_row(name, z, p, t) for z, (p, t) in enumerate(zip(to_slices(pred), to_slices(true)))]
     far = distances(pred, true, spacing, tolerance) if np.isfinite(spacing).all() else {}
@@ -180,6 +184,7 @@ def _say_what_is_odd(found, pred, say):
 def _draw_outlines(pairs, labels, segments, ax, subject, z):
     "Outlines of one slice without the scan, in the patient's proportions"
     vols = _on_one_grid(pairs[subject][1:], segments)
+    labels = _own_labels(pairs[subject][1:], labels)
     pred, true = (to_slices(_predicted(v, which)[0])[z] for v, which in zip(vols, labels))
     outline(ax, true, pred)
     ax.set_aspect(vols[1].spacing[1]/vols[1].spacing[0]); ax.invert_yaxis(); ax.axis('off')

@@ -291,10 +291,12 @@ def _assigned(cases, src, splits, without):
 # %% ../nbs/16_layouts.ipynb #b9dcdb77
 def _labelled(cases, src, liver, spacing, segment):
     "The cases with what was said about their labels; raises `BadInput` for a segment where no mask has any"
+    by_segment = lambda c: c.mask and is_dicom_file(c.mask) # it has no labels
     named = lambda c: liver or (_liver_labels(c.names) if c.names else ())
-    if segment is not None and not any(c.mask and is_dicom_file(c.mask) for c in cases):
+    if segment is not None and not any(map(by_segment, cases)):
         raise BadInput(f'{src}: holds no mask in DICOM, so no segment can be chosen; choose labels with --liver')
-    return [with_liver(replace(c, liver=named(c), spacing=spacing, segment=segment)) for c in cases]
+    return [with_liver(replace(c, liver=() if by_segment(c) else named(c), spacing=spacing, segment=segment))
+            for c in cases]
 
 # %% ../nbs/16_layouts.ipynb #b857d5f6
 def find_cases(

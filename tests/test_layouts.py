@@ -495,5 +495,6 @@ def test_the_segment_on_the_command_line(tmp_path):
     done = cli('convert', tmp_path / 'data', tmp_path / 'png', '--segment', 'left lobe')
     assert done.exit_code == 0 and 'left lobe was taken' in done.output
     assert pd.read_csv(tmp_path / 'png/manifest.csv')['liver_px'].sum() == left.sum()
+    assert cli('check', tmp_path / 'data', '--segment', 1, '--liver', 7).exit_code == 0 # labels are of NIfTI alone
     own(tmp_path / 'own')
     refused(lambda: find_cases(tmp_path / 'own', segment='2'), 'no mask in DICOM', '--liver')

@@ -1033,6 +1033,20 @@ def test_a_study_of_loose_files_becomes_segs(asked, tmp_path):
     assert asked[2:] == ['1.2.9'] # the others are as they were
 
 
+def test_a_study_of_loose_files_on_the_command_line(tmp_path):
+    from test_dicom import heap
+    day, out = heap(tmp_path / 'day'), tmp_path / 'out'
+    args = ('--format', 'seg', '--date', '2026-11-29T12:30:00', '--device', 'cpu')
+    done = run('predict', day, out, *args, ok=0)
+    assert {p.name for p in out.glob('*.dcm')} == {'1.2.3.dcm', '1.2.10.dcm'} and '2 CT series' in done.stderr
+    assert {pydicom.dcmread(p).ContentDate for p in out.glob('*.dcm')} == {'20261129'}
+    once = (out / '1.2.3.dcm').read_bytes()
+    run('predict', day / '1.2.3', tmp_path / 'one.dcm', *args[2:], ok=0) # one of them, by its own path
+    assert (tmp_path / 'one.dcm').read_bytes() == once
+    done = run('predict', day, tmp_path / 'one.nii.gz', *args, ok=2)
+    assert '--format is for a folder of scans' in done.stderr and not (tmp_path / 'one.nii.gz').exists()
+
+
 def test_a_study_in_folders(asked, tmp_path):
     "One scan for a name, one for each CT series for a folder"
     from liverseg.folder import predict_folder, scans_in
@@ -1062,6 +1076,9 @@ def test_masks_of_two_tools_in_any_form(made, tmp_path):
     evaluate_masks(pred, truth, tmp_path / 'report', say=said.append)
     assert read_cases(tmp_path / 'report')['dice'].tolist() == [1, 1, 1]
     assert said == [f'{truth / "seg.dcm"}: of 2 segments Liver was taken, left out: Spleen']
+    nib.save(nib.Nifti1Image(liver.astype(np.uint8)*5, series.affine), truth / 'nii.nii.gz') # labels are of NIfTI alone
+    evaluate_masks(pred, truth, tmp_path / 'report', liver=(5,), say=said.append)
+    assert read_cases(tmp_path / 'report')['dice'].tolist() == [1, 1, 1]
     for name in ('nii.nii.gz', 'rt.dcm'): (truth / name).unlink()
     args = 'evaluate', '--pred', pred, '--truth', truth, tmp_path / 'report', '--segment'
     done = run(*args, 'spleen', '--pred-segment', 1, ok=0)
