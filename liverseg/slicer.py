@@ -26,6 +26,7 @@ class SlicerPart(NamedTuple):
     layer: int
     label: int # its number in that layer
 
+# %% ../nbs/72_slicer.ipynb #d16f3c12
 def slicer_parts(
     head, # liverseg.itk_files.ItkHead
 ) -> list: # of SlicerPart; empty for any other file
