@@ -248,8 +248,7 @@ def _needs_imagecodecs(ds):
     syntax = str(ds.file_meta.TransferSyntaxUID)
     return syntax in _BY_IMAGECODECS and (syntax[-3:] != '.51' or int(ds.get('BitsStored', 8)) > 8)
 
-
-# %% ../nbs/19_dicom_files.ipynb #5509ec4c
+# %% ../nbs/19_dicom_files.ipynb #cf553b29
 def _decoded(ds):
     "The pixels (frame, row, column) as imagecodecs decodes them"
     import imagecodecs # rarely needed

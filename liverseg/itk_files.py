@@ -181,7 +181,8 @@ def _meta_grid(first, n):
     directions = np.array(matrix).reshape(n, n)[:3, :3] if matrix else np.eye(3)
     directions, spacing = directions*np.where(spacing < 0, -1, 1)[:, None], np.abs(spacing)
     at = np.array((_floats(first('Offset', 'Position', 'Origin')) or [0.]*n)[:3])
-    return [*range(n)], Grid(directions*spacing[:, None], spacing, directions, at), bool(matrix)
+    with np.errstate(all='ignore'): steps = directions*spacing[:, None]
+    return [*range(n)], Grid(steps, spacing, directions, at), bool(matrix)
 
 # %% ../nbs/71_itk_files.ipynb #2ccc2b9a
 def _named_voxels(path, name):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .itk_files import _itk_volume, is_itk_file, itk_voxels, open_itk, read_itk, write_itk
+from .itk_files import _itk_volume, itk_voxels, open_itk, read_itk, write_itk
 from .nifti import to_stored_grid
 from .seg import LIVER_RGB
 from .segments import _check_apart, liver_parts, Part
@@ -26,6 +26,7 @@ class SlicerPart(NamedTuple):
     layer: int
     label: int # its number in that layer
 
+# %% ../nbs/72_slicer.ipynb #d16f3c12
 def slicer_parts(
     head, # liverseg.itk_files.ItkHead
 ) -> list: # of SlicerPart; empty for any other file

@@ -1,5 +1,5 @@
-"""NRRD, MetaImage, 3D Slicer's segmentations: the same places as in SimpleITK and nibabel, the same grid back, and one
-sentence for what cannot be read."""
+"""NRRD, MetaImage and 3D Slicer's segmentations: the same places as in SimpleITK and nibabel, the same grid back, and
+one sentence for what cannot be read."""
 import bz2
 import gzip
 import itertools
@@ -81,7 +81,8 @@ PLANES = dict(axial=('LPS', (0, 0, 0)), sagittal=('PIR', (0, 0, 0)), coronal=('L
 @pytest.mark.parametrize('end', FORMATS)
 def test_places_are_those_of_simpleitk_and_nibabel(plane, end, subject, tmp_path):
     img = picture(subject.hu, *PLANES[plane])
-    for name in (f'a{end}', f'packed{end}', 'b.nii.gz'): sitk.WriteImage(img, tmp_path / name, name.startswith('packed'))
+    for name in (f'a{end}', f'packed{end}', 'b.nii.gz'):
+        sitk.WriteImage(img, tmp_path / name, name.startswith('packed'))
     vol, nifti = read_volume(tmp_path / f'a{end}'), read_volume(tmp_path / 'b.nii.gz')
     assert np.array_equal(vol.data, read_volume(tmp_path / f'packed{end}').data)
     assert np.array_equal(vol.data, nifti.data) and vol.data.dtype == np.int16
@@ -128,7 +129,8 @@ def test_spaces_of_nrrd(space, subject, tmp_path):
     assert not [n for n in vol.notes if n.code == 'no form']
 
 
-@pytest.mark.parametrize('lines', [('spacings: 2 3 4',), ('space: scanner-xyz', *LPS[1:]), ('space dimension: 3', *LPS[1:])])
+@pytest.mark.parametrize('lines', [('spacings: 2 3 4',), ('space: scanner-xyz', *LPS[1:]),
+                                   ('space dimension: 3', *LPS[1:])])
 def test_a_side_that_is_a_guess_is_said(lines, subject, tmp_path):
     vol = read_itk(nrrd(tmp_path / 'a.nrrd', subject.hu, *lines))
     assert 'no form' in [n.code for n in vol.notes] and 'which side is left is a guess' in str(vol.notes[0])
@@ -150,8 +152,9 @@ def test_forms_of_nrrd(subject, tmp_path):
     (tmp_path / 'sub').mkdir()
     (tmp_path / 'sub/v.raw').write_bytes(b'xx' + raw)
     assert same(nrrd(tmp_path / 'b.nhdr', hu, *LPS, 'data file: sub/v.raw', 'byte skip: 2', packed=b''))
-    for name, kind in (('int8', 'i1'), ('unsigned char', 'u1'), ('uint16_t', 'u2'), ('signed int', 'i4'), ('uint', 'u4'),
-                       ('long long', 'i8'), ('unsigned long long int', 'u8'), ('float', 'f4'), ('double', 'f8')):
+    for name, kind in (('int8', 'i1'), ('unsigned char', 'u1'), ('uint16_t', 'u2'), ('signed int', 'i4'),
+                       ('uint', 'u4'), ('long long', 'i8'), ('unsigned long long int', 'u8'),
+                       ('float', 'f4'), ('double', 'f8')):
         small = (subject.labels*3).astype(kind)
         vol = read_itk(nrrd(at, small, *LPS, type=name), fill=0)
         assert np.array_equal(np.flip(vol.data, (0, 1)), small), name
@@ -177,8 +180,9 @@ def test_forms_of_metaimage(subject, tmp_path):
     (tmp_path / 'v.zraw').write_bytes(packed)
     for lines, more in (((turn, 'Offset = 1 2 3', 'ElementSpacing = 2 3 4'), {}),
                         ((turn.replace('TransformMatrix', 'Rotation'), 'Position = 1 2 3', 'ElementSize = 2 3 4'), {}),
-                        ((turn.replace('TransformMatrix', 'Orientation'), 'Origin = 1 2 3', 'ElementSpacing = -2 3 4'), {}),
-                        ((turn, 'BinaryDataByteOrderMSB = True'), dict(raw=np.asfortranarray(hu).astype('>i2').tobytes('F'))),
+                        ((turn.replace('TransformMatrix', 'Orientation'), 'Origin = 1 2 3',
+                          'ElementSpacing = -2 3 4'), {}),
+                        ((turn, 'BinaryDataByteOrderMSB = True'), dict(raw=hu.astype('>i2').tobytes('F'))),
                         ((turn, 'CompressedData = True', size), dict(raw=packed)),
                         ((turn, 'CompressedData = True', f'CompressedDataSize = {len(gz)}'), dict(raw=gz)),
                         ((turn, 'CompressedData = True'), dict(raw=b'', file='v.zraw')),
@@ -190,8 +194,9 @@ def test_forms_of_metaimage(subject, tmp_path):
         assert vol.grid.spacing.tolist() == list(img.GetSpacing()), lines
         assert vol.grid.directions.T.ravel().tolist() == list(img.GetDirection()), lines
         assert vol.grid.origin.tolist() == list(img.GetOrigin()), lines
-    for name, kind in (('MET_CHAR', 'i1'), ('MET_UCHAR', 'u1'), ('MET_USHORT', 'u2'), ('MET_INT', 'i4'), ('MET_UINT', 'u4'),
-                       ('MET_LONG', 'i4'), ('MET_LONG_LONG', 'i8'), ('MET_FLOAT', 'f4'), ('MET_DOUBLE', 'f8')):
+    for name, kind in (('MET_CHAR', 'i1'), ('MET_UCHAR', 'u1'), ('MET_USHORT', 'u2'), ('MET_INT', 'i4'),
+                       ('MET_UINT', 'u4'), ('MET_LONG', 'i4'), ('MET_LONG_LONG', 'i8'),
+                       ('MET_FLOAT', 'f4'), ('MET_DOUBLE', 'f8')):
         small = (subject.labels*3).astype(kind)
         assert np.array_equal(read_stored(read_itk(meta(at, small, turn, type=name), fill=0)), small), name
         assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(at)).T, small), name
@@ -239,7 +244,8 @@ def test_the_same_grid_comes_out(kind, plane, subject, tmp_path):
         assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(img) > 40), end
         assert back.GetPixelIDTypeAsString() == '8-bit unsigned integer' and back.GetSize() == img.GetSize()
         if exact and end in ('.mha', '.mhd') or kind in ('.nrrd', '.nhdr'): assert grid(back) == grid(img), end
-        for ours, theirs in zip(grid(back), grid(img)): assert np.allclose(ours, theirs, rtol=0, atol=1e-8 if exact else 1e-6)
+        for ours, theirs in zip(grid(back), grid(img)):
+            assert np.allclose(ours, theirs, rtol=0, atol=1e-8 if exact else 1e-6)
         again = read_mask(out)
         assert np.array_equal(again.data, mask) and np.allclose(again.affine, vol.affine, atol=1e-6)
 
@@ -333,8 +339,8 @@ def test_what_a_result_was_made_from(subject, tmp_path):
 
 # ---- What is refused
 
-@pytest.mark.parametrize('name', ['../private', '/etc/passwd', 'sub/../../private', '..\\private', 'C:\\private', 'link',
-                                  'sub/link', 'LIST', 'a%02d.raw 1 9 1'])
+@pytest.mark.parametrize('name', ['../private', '/etc/passwd', 'sub/../../private', '..\\private', 'C:\\private',
+                                  'link', 'sub/link', 'LIST', 'a%02d.raw 1 9 1'])
 @pytest.mark.parametrize('end', ['.mhd', '.nhdr'])
 def test_no_file_outside_the_folder_is_read(end, name, subject, tmp_path, monkeypatch):
     small, opened = subject.labels[:2, :2, :2], []
@@ -401,9 +407,9 @@ def test_headers_that_contradict(subject, tmp_path):
     hu, at = subject.hu, tmp_path / 'a.nrrd'
     for lines, kind, why in ((('encoding: ascii', *LPS), 'short', 'stores its voxels as ascii'),
                              ((*LPS, 'space units: "um" "um" "um"'), 'short', 'counts in um'),
-                             (('space: LPS', 'space directions: (2,0,0) (0,3,0) (0,0,0)'), 'short', 'have the size 2×3×0'),
+                             ((LPS[0], 'space directions: (2,0,0) (0,3,0) (0,0,0)'), 'short', 'have the size 2×3×0'),
                              (('space: LPS', 'space directions: (2,0,0) (0,3,0) (0,nan,1)'), 'short', 'not finite'),
-                             (('space: LPS', 'space directions: (2,0,0) (0,3,0) (0,1e30,1)'), 'short', 'maps no volume'),
+                             ((LPS[0], 'space directions: (2,0,0) (0,3,0) (0,1e30,1)'), 'short', 'maps no volume'),
                              (LPS, 'block', 'of type block')):
         assert why in complaint(read_itk, nrrd(at, hu, *lines, type=kind)), lines
     for lines, why in ((('ElementSpacing = 0 1 1',), 'have the size 0×1×1 mm'), (('BinaryData = False',), 'as text'),
@@ -418,13 +424,13 @@ def test_headers_that_contradict(subject, tmp_path):
 
 LIMITED = ('import resource, sys; from liverseg.cases import read_volume\n'
            'used = int(open("/proc/self/statm").read().split()[0])*4096\n'
-           'resource.setrlimit(resource.RLIMIT_AS, (used + 2**28,)*2)\n'
+           'resource.setrlimit(resource.RLIMIT_AS, (used + 2**27,)*2)\n'
            'try: print(read_volume(sys.argv[1]).data.shape)\n'
            'except Exception as e: print(type(e).__name__, e)')
 
 
 def limited(path):
-    "What reading says with 256 MB of memory more than it has"
+    "What reading says with 128 MB of memory more than it has"
     done = subprocess.run([sys.executable, '-c', LIMITED, str(path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -432,13 +438,13 @@ def limited(path):
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/statm'), reason='the memory in use is read from /proc')
 def test_bombs(subject, tmp_path):
-    "500 MB after the voxels are not unpacked; an announced size that cannot be right is refused at once"
+    "256 MB after the voxels are not unpacked; an announced size that cannot be right is refused at once"
     hu = subject.hu
-    tail = bz2.compress(hu.tobytes('F') + bytes(2**29))
+    tail = bz2.compress(hu.tobytes('F') + bytes(2**28))
     shape = str(hu.shape)
     assert shape in limited(nrrd(tmp_path / 'a.nrrd', hu, *LPS, encoding='bzip2', packed=tail))
     tail = zlib.compressobj(1)
-    tail = tail.compress(hu.tobytes('F') + bytes(2**29)) + tail.flush()
+    tail = tail.compress(hu.tobytes('F') + bytes(2**28)) + tail.flush()
     assert shape in limited(meta(tmp_path / 'a.mha', hu, 'CompressedData = True', raw=tail))
     wide = np.broadcast_to(np.int16(0), (2**11, 2**11, 2**10)) # 8 GB
     for encoding, packed in (('gzip', gzip.compress(bytes(2**20))), ('bzip2', bz2.compress(bytes(2**20)))):
@@ -454,7 +460,8 @@ def test_bombs(subject, tmp_path):
 def segments(path, img, *parts):
     "(name, layer, label, terminology) of each segment"
     for n, (name, layer, label, code) in enumerate(parts):
-        told = dict(ID=f'Segment_{n}', Name=name, Layer=layer, LabelValue=label, Tags=f'TerminologyEntry:a~~{code}~~~~|')
+        told = dict(ID=f'Segment_{n}', Name=name, Layer=layer, LabelValue=label,
+                    Tags=f'TerminologyEntry:a~~{code}~~~~|')
         for key, value in told.items(): img.SetMetaData(f'Segment{n}_{key}', str(value))
     sitk.WriteImage(img, path, True)
     return path
@@ -469,7 +476,8 @@ def drawn(subject, tmp_path):
 
 def test_segments_by_code_and_by_name(drawn, subject):
     root, img = drawn
-    for parts in ((('Hepar', 0, 1, 'SCT^10200004^Liver'), ('tumour', 0, 2, '')), (('liver', 0, 1, ''), ('liver tumour', 0, 2, '')),
+    for parts in ((('Hepar', 0, 1, 'SCT^10200004^Liver'), ('tumour', 0, 2, '')),
+                  (('liver', 0, 1, ''), ('liver tumour', 0, 2, '')),
                   (('Spleen', 0, 7, ''), ('Liver', 0, 1, ''), ('Lesion', 0, 2, ''))):
         mask = read_mask(segments(root / 'm.seg.nrrd', img, *parts))
         assert np.array_equal(mask.data > 0, subject.labels > 0), parts
@@ -478,7 +486,8 @@ def test_segments_by_code_and_by_name(drawn, subject):
     assert 'holds no liver but Spleen, Kidney' in complaint(read_mask, path)
     assert 'not a scan' in complaint(read_volume, path)
     assert 'layer 5' in complaint(read_mask, segments(root / 'm.seg.nrrd', img, ('Liver', 5, 1, '')))
-    assert 'describes its segments wrongly' in complaint(read_mask, segments(root / 'm.seg.nrrd', img, ('Liver', 'x', 1, '')))
+    segments(root / 'm.seg.nrrd', img, ('Liver', 'x', 1, ''))
+    assert 'describes its segments wrongly' in complaint(read_mask, root / 'm.seg.nrrd')
 
 
 def test_layers(drawn, subject):
@@ -488,7 +497,7 @@ def test_layers(drawn, subject):
     liver, inner = ('Liver', 1, 1, ''), ('tumour', 1, 2, '')
     mask = read_slicer(segments(root / 'm.seg.nrrd', both, ('Liver vessels', 0, 1, ''), liver, inner))
     assert np.array_equal(mask.data > 0, subject.labels > 0)
-    assert np.array_equal(read_slicer(root / 'm.seg.nrrd', 'Liver vessels').data.sum(), sitk.GetArrayFromImage(vessel).sum())
+    assert read_slicer(root / 'm.seg.nrrd', 'Liver vessels').data.sum() == sitk.GetArrayFromImage(vessel).sum()
     moved = sitk.CyclicShift(img, (2, 0, 0))
     path = segments(root / 'm.seg.nrrd', sitk.Compose([moved, img]), ('Spleen', 0, 1, ''), liver, inner)
     assert 'Spleen overlaps with the liver' in complaint(read_mask, path)
@@ -564,9 +573,10 @@ def test_predict_writes_what_the_name_asks_for(cohort, model, tmp_path):
     scan = next((cohort / 'test/nii').glob('*orig.nii.gz'))
     sizes, source, seg = set(), sitk.ReadImage(scan), Segmenter.load(model, 'cpu')
     for end in ('.nii.gz', *WRITTEN):
-        predict(scan, tmp_path / f'm{end}', seg, maps=True, say=print)
+        predict(scan, tmp_path / f'm{end}', seg, maps=end == '.mhd', say=print)
         img = sitk.ReadImage(tmp_path / f'm{end}')
-        assert np.allclose(img.GetDirection(), source.GetDirection()) and np.allclose(img.GetOrigin(), source.GetOrigin())
+        for what in ('GetDirection', 'GetOrigin', 'GetSpacing'):
+            assert np.allclose(getattr(img, what)(), getattr(source, what)())
         sizes.add(int(sitk.GetArrayFromImage(img).sum()))
         assert json.loads((tmp_path / 'm.json').read_text())['voxels'] in sizes
     assert len(sizes) == 1 and sizes != {0}
@@ -583,7 +593,8 @@ def test_damaged_headers(subject, tmp_path):
     for end, packed in itertools.product(('.nrrd', '.mha', '.nhdr', '.mhd'), (False, True)):
         sitk.WriteImage(picture(subject.hu[:6, :6, :4]), path := tmp_path / f's{packed}{end}', packed)
         seeds.append((end, path.read_bytes()))
-    words = [b'-1', b'0', b'1e400', b'nan', b'99999999999999999999', b'(', b'none', b'LIST', b'/etc/passwd', b'\x00', b'%d', b'']
+    words = [b'-1', b'0', b'1e400', b'nan', b'99999999999999999999', b'(', b'none', b'LIST', b'/etc/passwd', b'\x00',
+             b'%d', b'']
     said = {}
     for case in range(600):
         end, raw = seeds[case % len(seeds)]
