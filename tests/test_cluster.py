@@ -13,9 +13,7 @@ import pytest
 from conftest import LIVERSEG, content, run
 from liverseg import cluster as room
 from liverseg.cluster import Share, cluster
-from liverseg.phantom import make_cohort
 from liverseg.work import BadInput, each
-from test_spread import files
 
 DASK = str(Path(sys.executable).with_name('dask'))
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([
@@ -33,9 +31,9 @@ class Dask:
                                          start_new_session=True))
         return self.all[-1]
 
-    def scheduler(self, port=0):
+    def scheduler(self):
         self.file.unlink(missing_ok=True)
-        self.main = self.start('scheduler', '--host', '127.0.0.1', '--port', port, '--dashboard-address', ':0',
+        self.main = self.start('scheduler', '--host', '127.0.0.1', '--port', 0, '--dashboard-address', ':0',
                                '--scheduler-file', self.file)
         wait_for(lambda: self.file.exists() and self.file.read_text().endswith('}'))
         return self
@@ -52,17 +50,17 @@ class Dask:
 
 
 @contextmanager
-def dask(folder, workers=2, **how):
+def dask(folder, workers=2):
     folder.mkdir(exist_ok=True, parents=True)
     it = Dask(folder)
     try:
-        it.scheduler(**how)
+        it.scheduler()
         for _ in range(workers): it.worker()
         yield it
     finally: it.stop()
 
 
-def wait_for(true, seconds=60):
+def wait_for(true, seconds=120):
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, 'waited in vain'
@@ -76,7 +74,7 @@ def two(tmp_path_factory):
         yield it
 
 
-# what the workers do, by its name in this module, which they find on their path
+# what the workers do, by its name in this module, which they find on their path: so it must import nothing heavy
 
 def double(n): return 2*n
 
@@ -156,6 +154,18 @@ def cluster_client(it):
 
 
 @pytest.mark.all
+def test_tasks_for_a_gpu_go_where_one_is(tmp_path):
+    said = []
+    with dask(tmp_path, workers=1) as it:
+        it.worker('--resources', 'GPU=1')
+        with cluster(str(it.file)) as pool: pool.client.wait_for_workers(2, timeout=120)
+        for gpu, used in ((False, 2), (True, 1)):
+            with cluster(str(it.file), gpu=gpu, say=said.append) as pool:
+                assert len(set(each(where, list(range(20)), pool=pool))) == used
+    assert all(line.startswith(f'2 worker(s) at {it.file}; dashboard: http://127.0.0.1:') for line in said)
+
+
+@pytest.mark.all
 def test_a_misfit_that_comes_later_ends_the_work_in_a_sentence(tmp_path):
     (tmp_path / 'late.py').write_text(MISFITS['version'][0])
     with dask(tmp_path, workers=1) as it, pytest.raises(BadInput, match='has liverseg 0.0.9'):
@@ -231,6 +241,11 @@ def scans(cohort, tmp_path_factory):
     return folder
 
 
+def files(folder):
+    from test_spread import files
+    return files(folder)
+
+
 @pytest.mark.all
 def test_predict_and_evaluate(two, scans, png, cohort, model, tmp_path):
     "The same masks, tables and reports"
@@ -291,6 +306,7 @@ def test_parts_of_the_other_commands(scans, cohort, png, model, tmp_path):
 @pytest.fixture(scope='module')
 def large(tmp_path_factory):
     "SRC with eight larger cases, and its slices"
+    from liverseg.phantom import make_cohort
     home = tmp_path_factory.mktemp('large')
     make_cohort(home / 'data', n_train=6, n_test=2, seed=1, shape=(160, 160, 40))
     run('convert', home / 'data', home / 'png', ok=0)
