@@ -11,8 +11,8 @@ from conftest import ROOT
 # from the ground up: a module may import those before it
 ORDER = ('work parts recipe cluster liver volume nifti archive dicom_files dicom seg segments outlines cases phantom '
          'layouts check download pixels show look manifest grow convert metrics post '
-         'tables tta models network losses save temperature data checkpoint train report trust measured evaluate compare '
-         'results predict folder wording demo terminal cli').split()
+         'tables tta models network losses save temperature data checkpoint train report trust measured '
+         'evaluate compare results predict folder wording demo terminal cli').split()
 # imports inside functions, each with its reason; each command imports what it calls, so that its help loads none of it
 LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch',
         ('network', 'torchvision'): 'our own encoder does without it',
