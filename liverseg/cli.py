@@ -14,8 +14,9 @@ from pathlib import Path
 import click
 
 from . import __version__
-from .recipe import LIMITS, NAMES, Recipe, recipe_help
-from .terminal import CommandGroup, Numbers, echo
+from .options import _add_options, _ALSO, _AT_ONCE, _CONVERTING, _DEVICE, _FINDING, _MASKS, _MEASURING, _MODEL
+from .options import _recipe_options, _SEGMENTING, _SPREAD, _TTA, _wanted, _WINDOW
+from .terminal import CommandGroup, echo
 from .wording import comparison_line, conversion_lines, dice_lines, grouped, mask_lines
 
 # %% ../nbs/93_cli.ipynb #dd676582
@@ -26,87 +27,6 @@ def main():
     """Liver segmentation in CT: volumes in, masks and honest Dice out.
 
     The usual order is check, convert, train, evaluate, predict. Research software, not a medical device."""
-
-# %% ../nbs/93_cli.ipynb #2303dc12
-_WINDOW = Numbers('low,high', '-150,250, with LOW below HIGH', lambda low, high: low < high)
-_SPACING = Numbers('dx,dy,dz', '0.75,0.75,2.5, all above 0', lambda *v: min(v) > 0)
-_LABELS = Numbers('n,…', '1,2', lambda *v: all(n.is_integer() for n in v))
-
-# %% ../nbs/93_cli.ipynb #fd199563
-class _Views(click.Choice):
-    "The names in `VIEWS`, read when they are needed"
-    def __init__(self): self.case_sensitive = True
-    @property
-    def choices(self):
-        from liverseg.tta import VIEWS
-        return tuple(VIEWS)
-
-# %% ../nbs/93_cli.ipynb #c1563edb
-_DEVICE = click.option('--device', default='auto', metavar='NAME',
-                       help='Device of the network: cpu, cuda, mps, or auto for the fastest available.')
-_TTA = click.option('--tta', type=_Views(), default='none',
-                    help='Test-time augmentation: average over the 2 views of flip (left-right), 4 of flips, '
-                         '8 of dihedral (with quarter turns), 5 of shifts, 3 of scales, '
-                         '5 of light (brightness, contrast).')
-_MODEL = click.option('--model', metavar='MODEL', default='liver',
-                      help='Folder that train wrote, or ONNX file that export wrote; liver is the network that ships.')
-_ALSO = click.option('--also', metavar='MODEL', multiple=True,
-                     help='Another model; its probabilities are averaged with those of --model. '
-                          'May be given more than once.')
-_AT_ONCE = click.option('--batch-size', type=click.IntRange(1), default=None, show_default='chosen for speed',
-                        help='Slices that go through the network at once.')
-
-# %% ../nbs/93_cli.ipynb #da14ac00
-_FINDING = (
-    click.option('--image-name', default='{subject}_orig',
-                 help='In folders such as train/nii: name of a scan, without .nii.gz.'),
-    click.option('--mask-name', default='{subject}_liver', help='In the same folders: name of a mask.'),
-    click.option('--valid', metavar='NAMES',
-                 help='Subjects for validation, with commas between them, whatever split SRC gives them.'),
-    click.option('--test', metavar='NAMES',
-                 help='Subjects for testing. Here and in --valid and --without, names may be patterns: lits_2[89].'),
-    click.option('--without', metavar='NAMES', help='Subjects to leave out.'),
-    click.option('--liver', type=_LABELS, default=None, show_default='1 or 255, and 2 for tumours',
-                 help='Labels that count as liver.'),
-    click.option('--spacing', type=_SPACING, default=None,
-                 help='Voxel size in mm (x, y, z) for files whose header does not give it.'),
-    click.option('--strict', is_flag=True, help='Treat warnings as errors.'))
-
-# %% ../nbs/93_cli.ipynb #de29c04f
-def _add_options(options):
-    "A decorator that gives a command these options"
-    def give(command):
-        for option in reversed(options): command = option(command)
-        return command
-    return give
-
-def _wanted(image_name, mask_name, valid, test, without, liver, spacing):
-    "These options, in the form that `find_cases` takes"
-    names = lambda text: [name.strip() for name in (text or '').split(',') if name.strip()]
-    if both := set(names(valid)) & set(names(test)):
-        raise click.UsageError(f"'{both.pop()}' is in --valid and in --test")
-    splits = {name: split for split, text in (('valid', valid), ('test', test)) for name in names(text)}
-    return dict(image_name=image_name, mask_name=mask_name, splits=splits, without=tuple(names(without)),
-                liver=tuple(map(int, liver or ())), spacing=spacing)
-
-# %% ../nbs/93_cli.ipynb #79248703
-class _PartNumber(click.ParamType):
-    "K/N, such as 3/8"
-    name = 'k/n'
-    def convert(self, value, param, ctx):
-        from liverseg.cluster import Share
-        from liverseg.work import BadInput
-        try: return Share.parse(value)
-        except BadInput as e: self.fail(str(e), param, ctx)
-
-_SPREAD = (
-    click.option('--workers', type=click.IntRange(1), default=1, help='Number of processes on this machine.'),
-    click.option('--cluster', metavar='ADDRESS',
-                 help='Workers of a Dask cluster instead: address of its scheduler, such as tcp://node1:8786, or its '
-                      'scheduler file.'),
-    click.option('--part', type=_PartNumber(), metavar='K/N',
-                 help='Do the K-th of N parts only, such as 3/8; merge joins them when all are done.'))
-
 
 # %% ../nbs/93_cli.ipynb #3f139216
 @contextmanager
@@ -186,20 +106,6 @@ def _json_place(path, part):
     if not (isinstance(told, dict) and {'source', 'errors', 'warnings', 'subjects'} <= told.keys()):
         raise BadInput(f'{path}: exists and was not written by liverseg check --json; give another name')
 
-# %% ../nbs/93_cli.ipynb #b4be1a9d
-_CONVERTING = (
-    click.option('--window', type=_WINDOW, multiple=True, default=[(-150, 250)], show_default='-150,250',
-                 help='HU that become black and white. Up to three windows become red, green and blue.'),
-    click.option('--bits', type=click.Choice(['8', '16']), default='8',
-                 help='Bits per pixel. With 16, HU + 1024 is stored, and the window is applied when a slice is '
-                      'loaded.'),
-    click.option('--on-error', type=click.Choice(['stop', 'skip']), default='stop',
-                 help='On a bad case: stop before anything is written, or skip it.'),
-    click.option('--check/--no-check', default=True, help='Read and check everything first.'),
-    click.option('--preview', is_flag=True,
-                 help='Write a contact sheet per subject: a dozen slices with the mask outlined.'))
-
-
 # %% ../nbs/93_cli.ipynb #2e31dab3
 @main.command()
 @click.argument('src')
@@ -239,27 +145,6 @@ def import_slices(src, dst, window):
     from liverseg.convert import import_slices
     _tell(import_slices(src, dst, window).attrs, dst)
 
-# %% ../nbs/93_cli.ipynb #e94237b9
-def _recipe_options(command):
-    "A decorator that gives a command the parameters of a `Recipe`"
-    for name, default in reversed(vars(Recipe()).items()):
-        flag = '--from' if name == 'start' else f"--{name.replace('_', '-')}"
-        declared = [f'{flag}/--no-{name}'] if isinstance(default, bool) else [flag, name]
-        how = {} if isinstance(default, bool) else dict(type=_recipe_type(name, default), metavar=_PLACES.get(name))
-        command = click.option(*declared, default=default, help=f'{recipe_help()[name]}.', **how)(command)
-    return command
-
-_PLACES = dict(start='MODEL', weights='FILE')
-
-# %% ../nbs/93_cli.ipynb #d84e0655
-def _recipe_type(name, default):
-    "The values that click accepts for a parameter"
-    if name in NAMES: return click.Choice(NAMES[name])
-    if name not in LIMITS: return str
-    low, high = LIMITS[name]
-    if isinstance(default, int): return click.IntRange(low, high)
-    return click.FloatRange(low, high, min_open=name == 'lr')
-
 # %% ../nbs/93_cli.ipynb #b275c2ac
 @main.command()
 @click.argument('data')
@@ -284,23 +169,6 @@ def _asked_for(options):
     source = click.get_current_context().get_parameter_source
     if options['start'] is None: return options
     return {k: v for k, v in options.items() if source(k) is not click.core.ParameterSource.DEFAULT}
-
-# %% ../nbs/93_cli.ipynb #88a10517
-_MASKS = (
-    click.option('--pred', metavar='FOLDER', help='Instead of a model: folder with predicted NIfTI masks of any tool.'),
-    click.option('--truth', metavar='FOLDER', help='With --pred: folder with the true masks, under the same names.'),
-    click.option('--liver', type=_LABELS, default=(), show_default='1, 255, or 1 and 2',
-                 help='With --pred: labels that count as liver.'),
-    click.option('--pred-liver', type=_LABELS, default=(), show_default='those of --liver',
-                 help='With --pred: liver labels of the predictions, if they differ from those of the truth; '
-                      '5 in the single file that TotalSegmentator writes with --ml.'))
-_MEASURING = (
-    click.option('--against', metavar='OTHER_REPORT',
-                 help='Earlier report on the same cases, to compare with case by case.'),
-    click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2.,
-                 help='Distance in mm within which a border counts as found, for the surface Dice.'),
-    click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test',
-                 help='Split of DATA that is measured.'))
 
 # %% ../nbs/93_cli.ipynb #8cb1e93f
 @main.command()
@@ -353,6 +221,7 @@ def _measure_masks(pred, truth, report, tolerance, liver, pred_liver, **spread):
     options = dict(liver=liver, pred_liver=pred_liver, tolerance=tolerance, say=echo)
     return evaluate_masks(pred, truth, report, **options, **{k: spread[k] for k in ('workers', 'pool', 'part')})
 
+# %% ../nbs/93_cli.ipynb #35d7f6e3
 def _tell_report(told, report, against, part=None):
     "Print what was measured, and how it differs from another report; exit status 1 if a case could not be"
     if part: echo(f"{told['cases']} case(s) measured as part {part.k}/{part.n}, to be merged when all parts are done")
@@ -361,6 +230,7 @@ def _tell_report(told, report, against, part=None):
     if against: _compare(report, against)
     if told.get('failed'): raise SystemExit(1)
 
+# %% ../nbs/93_cli.ipynb #fa3b16cb
 def _cases_there(report):
     "Raise `BadInput` before anything is measured"
     from liverseg.compare import read_cases
@@ -370,20 +240,6 @@ def _compare(report, against):
     "Add the comparison with another report, and print how the Dice differs"
     from liverseg.compare import add_comparison
     echo(comparison_line(add_comparison(report, against), against))
-
-
-# %% ../nbs/93_cli.ipynb #41ecd6a0
-_SEGMENTING = (
-    click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not give it.'),
-    click.option('--post', type=click.Choice(['none', 'specks', 'largest', 'fill']), multiple=True, default=['specks'],
-                 help='Clean-up: drop pieces below 5 mL (specks), keep only the largest piece, fill holes. '
-                      'May be given more than once.'),
-    click.option('--maps', is_flag=True,
-                 help='Also write the probability, and with --tta its standard deviation over the views.'),
-    click.option('--thorough', is_flag=True, help='Look at the whole of every slice; slower, and rarely better.'),
-    click.option('--overwrite', is_flag=True, help='With a folder: segment scans again that have a mask already.'),
-    click.option('--date', type=click.DateTime(), metavar='DATE', show_default='now',
-                 help='With OUT.dcm: content date of the DICOM SEG, such as 2026-11-29T12:30:00.'))
 
 # %% ../nbs/93_cli.ipynb #4242cd23
 @main.command()
