@@ -17,7 +17,7 @@ from .check import check as check_cases, remarks
 from .layouts import find_cases
 from .cases import SPLITS, Case, liver_mask, read_case, spacing_known
 from .look import contact_sheet
-from .manifest import COLUMNS, read_table
+from .manifest import CHECKED, COLUMNS, read_table
 from .pixels import PixelForm, read_png
 from .volume import WINDOW, Volume, to_slices, volume_ml
 from .work import BadInput, each, printable, staging, track
@@ -73,7 +73,7 @@ def _save_sheet(vol, mask, form, path):
     contact_sheet(vol, mask, form.windows).save(path)
 
 # %% ../nbs/01_convert.ipynb #6b86f191
-FILES = (*SPLITS, 'preview', 'manifest.csv', 'dataset.json')
+FILES = (*SPLITS, 'preview', 'manifest.csv', 'dataset.json', CHECKED)
 
 # %% ../nbs/01_convert.ipynb #85edc261
 def convert(
