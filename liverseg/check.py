@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LOWEST', 'histogram', 'not_hu', 'fingerprint', 'lung_like', 'judge_mask', 'CaseCheck', 'examine', 'compare', 'check',
-           'table', 'as_json', 'remarks']
+           'table', 'as_json', 'remarks', 'write_checks', 'merge_checks']
 
 # %% ../nbs/17_check.ipynb #b0cfd1be
-import hashlib
+import hashlib, json
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -18,8 +19,9 @@ from scipy import ndimage
 
 from .layouts import LITS_LEAK, lits_numbers
 from .cases import SPLITS, Case, _whole_labels as _whole, liver_mask, read_labels, spacing_known
+from .parts import finished_parts, part_path
 from .volume import WINDOW, Volume, in_memory_order, volume_ml
-from .work import BadInput, Note, _first_line, each
+from .work import BadInput, Note, _first_line, atomic_write, each
 
 # %% ../nbs/17_check.ipynb #db15e468
 LOWEST = -2048 # HU of the histogram's first bin
@@ -268,9 +270,18 @@ def compare(
 def check(
     cases: list, # of Case
     workers: int = 1, # processes
+    pool=None, # any concurrent.futures.Executor, instead of processes of this machine
+    part=None, # liverseg.cluster.Share: examine these cases alone, and leave the comparison to merge_checks
 ) -> list: # of CaseCheck
     "Examine all cases, and compare them"
-    return compare(list(each(examine, cases, workers)))
+    mine = [case for case in cases if part is None or part.holds(case.subject)]
+    reports = list(each(examine, mine, workers, pool, failed=_unexamined))
+    return reports if part else compare(reports)
+
+def _unexamined(case, e):
+    "The report on a case whose worker was lost"
+    report = CaseCheck(case.subject, case.split, *(str(p or '') for p in (case.image, case.mask)))
+    return _set_fields(report, errors=[f'{report.image}: {e}'])
 
 # %% ../nbs/17_check.ipynb #a28a1d71
 def table(
@@ -308,3 +319,46 @@ def as_json(
 def remarks(cases):
     "Notes on the data set as a whole"
     return [f'names look like those of LiTS: {LITS_LEAK}'] if lits_numbers(cases) else []
+
+# %% ../nbs/17_check.ipynb #2668fc71
+def write_checks(
+    path, # NAME.json; of a part NAME.3of8.json
+    reports: list, # of CaseCheck
+    src, # what was checked
+    notes=(), # notes on the data set as a whole
+    part=None, # liverseg.cluster.Share that the reports are
+    cases: list = (), # with a part: of Case, all of them
+):
+    "Write the findings as JSON"
+    told = as_json(reports, src, notes) | (dict(part=part.label, of=len(cases)) if part else {})
+    atomic_write(part_path(path, part), (json.dumps(told, indent=1) + '\n').encode())
+
+def merge_checks(
+    path, # NAME.json
+) -> tuple: # (list of CaseCheck, what was checked, notes on the data set as a whole)
+    "Join the parts of a check, compare all subjects, and remove the parts; raises `BadInput` if one is missing"
+    paths = finished_parts(path)
+    (_, src, notes, of), *_ = parts = [_read_checks(p) for p in paths]
+    reports = sorted((r for found, *_ in parts for r in found), key=lambda r: (SPLITS.index(r.split), r.subject))
+    if len({str(head) for _, *head in parts}) > 1 or len(reports) != of:
+        raise BadInput(f'{path}: its parts are not of one data set, or it has changed since; run all of them again')
+    write_checks(path, compare(reports), src, notes)
+    for p in paths: p.unlink(missing_ok=True)
+    return reports, src, notes
+
+# %% ../nbs/17_check.ipynb #f187c525
+def _read_checks(path):
+    "A part's reports, what was checked, notes, and how many cases there were; raises `BadInput` for another file"
+    try:
+        told = json.loads(Path(path).read_text(encoding='utf-8'))
+        return [_from_json(s) for s in told['subjects']], told['source'], told['notes'], told['of']
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise BadInput(f'{path}: is not a part that liverseg check --json wrote; run that part again')
+
+_TUPLES = ('shape', 'spacing', 'hu', 'labels') # as in CaseCheck
+
+def _from_json(told):
+    "A subject's entry as a report again"
+    report = CaseCheck(**{k: tuple(v) if k in _TUPLES and v is not None else v
+                          for k, v in told.items() if k != 'fingerprint'}, key=told['fingerprint'])
+    return _set_fields(report, warnings=[Note(n['code'], n['text']) for n in report.warnings])

@@ -8,6 +8,7 @@ __all__ = ['DEMO_PATHS', 'DEMO_MARK', 'main', 'download', 'check', 'convert', 'i
 
 # %% ../nbs/93_cli.ipynb #428590a1
 import json, os
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -69,7 +70,6 @@ _FINDING = (
                  help='Labels that count as liver.'),
     click.option('--spacing', type=_SPACING, default=None,
                  help='Voxel size in mm (x, y, z) for files whose header does not give it.'),
-    click.option('--workers', type=click.IntRange(1), default=1, help='Number of processes.'),
     click.option('--strict', is_flag=True, help='Treat warnings as errors.'))
 
 # %% ../nbs/93_cli.ipynb #de29c04f
@@ -88,6 +88,41 @@ def _wanted(image_name, mask_name, valid, test, without, liver, spacing):
     splits = {name: split for split, text in (('valid', valid), ('test', test)) for name in names(text)}
     return dict(image_name=image_name, mask_name=mask_name, splits=splits, without=tuple(names(without)),
                 liver=tuple(map(int, liver or ())), spacing=spacing)
+
+# %% ../nbs/93_cli.ipynb #79248703
+class _PartNumber(click.ParamType):
+    "K/N, such as 3/8"
+    name = 'k/n'
+    def convert(self, value, param, ctx):
+        from liverseg.cluster import Share
+        from liverseg.work import BadInput
+        try: return Share.parse(value)
+        except BadInput as e: self.fail(str(e), param, ctx)
+
+_SPREAD = (
+    click.option('--workers', type=click.IntRange(1), default=1, help='Number of processes on this machine.'),
+    click.option('--cluster', metavar='ADDRESS',
+                 help='Workers of a Dask cluster instead: address of its scheduler, such as tcp://node1:8786, or its '
+                      'scheduler file.'),
+    click.option('--part', type=_PartNumber(), metavar='K/N',
+                 help='Do the K-th of N parts only, such as 3/8; merge joins them when all are done.'))
+
+
+# %% ../nbs/93_cli.ipynb #3f139216
+@contextmanager
+def _spread(workers, cluster, part, needs=(), gpu=False):
+    "What the functions are told about where their cases are to be done; `needs` are paths that all workers must see"
+    if cluster and workers > 1: raise click.UsageError('--workers and --cluster exclude each other')
+    from liverseg.cluster import cluster as workers_of
+    with workers_of(cluster, needs, gpu, lambda s: echo(s, err=True)) as pool:
+        yield dict(workers=workers, pool=pool, part=part)
+
+
+# %% ../nbs/93_cli.ipynb #b22d7312
+def _there(models):
+    "Those networks that are files or folders, and not the name of one that ships"
+    return [model for model in models if os.path.exists(model)]
+
 
 # %% ../nbs/93_cli.ipynb #604b5e48
 @main.command()
@@ -147,36 +182,44 @@ def _json_place(path):
     if not (isinstance(told, dict) and {'source', 'errors', 'warnings', 'subjects'} <= told.keys()):
         raise BadInput(f'{path}: exists and was not written by liverseg check --json; give another name')
 
+# %% ../nbs/93_cli.ipynb #b4be1a9d
+_CONVERTING = (
+    click.option('--window', type=_WINDOW, multiple=True, default=[(-150, 250)], show_default='-150,250',
+                 help='HU that become black and white. Up to three windows become red, green and blue.'),
+    click.option('--bits', type=click.Choice(['8', '16']), default='8',
+                 help='Bits per pixel. With 16, HU + 1024 is stored, and the window is applied when a slice is '
+                      'loaded.'),
+    click.option('--on-error', type=click.Choice(['stop', 'skip']), default='stop',
+                 help='On a bad case: stop before anything is written, or skip it.'),
+    click.option('--check/--no-check', default=True, help='Read and check everything first.'),
+    click.option('--preview', is_flag=True,
+                 help='Write a contact sheet per subject: a dozen slices with the mask outlined.'))
+
+
 # %% ../nbs/93_cli.ipynb #2e31dab3
 @main.command()
 @click.argument('src')
 @click.argument('dst')
-@click.option('--window', type=_WINDOW, multiple=True, default=[(-150, 250)], show_default='-150,250',
-              help='HU that become black and white. Up to three windows become red, green and blue.')
-@click.option('--bits', type=click.Choice(['8', '16']), default='8',
-              help='Bits per pixel. With 16, HU + 1024 is stored, and the window is applied when a slice is loaded.')
-@click.option('--on-error', type=click.Choice(['stop', 'skip']), default='stop',
-              help='On a bad case: stop before anything is written, or skip it.')
-@click.option('--check/--no-check', default=True, help='Read and check everything first.')
-@click.option('--preview', is_flag=True,
-              help='Write a contact sheet per subject: a dozen slices with the mask outlined.')
-@_add_options(_FINDING)
-def convert(src, dst, window, bits, on_error, check, preview, workers, strict, **finding):
+@_add_options((*_CONVERTING, *_FINDING, *_SPREAD))
+def convert(src, dst, window, bits, on_error, check, preview, strict, workers, cluster, part, **finding):
     """Convert volumes to PNG slices.
 
     SRC is a folder with train/nii and test/nii, or a data set that check knows. Everything is checked before
-    anything is written. The folder DST gets the images and masks of each split, and a manifest.csv.
+    anything is written. The folder DST gets the images and masks of each subject, and a manifest.csv. If DST was made
+    with the same options, only what is new or has changed in SRC is converted.
     The exit status is 1 if a case was left out."""
-    from liverseg.convert import convert
-    manifest = convert(src, dst, list(window), workers, check, on_error, strict, int(bits), preview,
-                       **_wanted(**finding))
-    _tell(manifest, dst)
-    if manifest.attrs['skipped']: click.get_current_context().exit(1)
+    from liverseg.convert import make_dataset
+    how = dict(check=check, on_error=on_error, strict=strict, bits=int(bits), preview=preview)
+    with _spread(workers, cluster, part, [src, dst]) as spread:
+        told = make_dataset(src, dst, list(window), **how, **spread, **_wanted(**finding))
+    _tell(told, dst)
+    if told['skipped']: click.get_current_context().exit(1)
+
 
 # %% ../nbs/93_cli.ipynb #2e32be17
-def _tell(manifest, dst):
+def _tell(told, dst):
     "Print what was converted and what was left out"
-    noticed, made = conversion_lines(manifest, dst)
+    noticed, made = conversion_lines(told, dst)
     for line in noticed: echo(line, err=True)
     echo(made)
 
@@ -191,7 +234,7 @@ def import_slices(src, dst, window):
     The result has the form that convert writes. SRC holds images/, masks/ and a manifest.csv with the columns file,
     subject, z and split (train, valid, test)."""
     from liverseg.convert import import_slices
-    _tell(import_slices(src, dst, window), dst)
+    _tell(import_slices(src, dst, window).attrs, dst)
 
 # %% ../nbs/93_cli.ipynb #e94237b9
 def _recipe_options(command):
@@ -283,13 +326,17 @@ def evaluate(places, model, split, also, tta, batch_size, device, against, toler
 def _refuse(places, pred, truth):
     "Raise `UsageError` if --pred and --truth are not used together, or if an option would be ignored"
     if (pred is None) != (truth is None): raise click.UsageError('--pred and --truth go together')
-    source = click.get_current_context().get_parameter_source
-    idle = ('model', 'also', 'split', 'tta') if pred else ('liver', 'pred_liver') # would be ignored
-    extra = [f'--{n}'.replace('_', '-') for n in idle if source(n) is click.core.ParameterSource.COMMANDLINE]
-    if extra:
-        raise click.UsageError(f"{', '.join(extra)}: only with " + ('DATA, not with --pred' if pred else '--pred'))
+    if pred: _idle('model', 'also', 'split', 'tta', only='with DATA, not with --pred')
+    else: _idle('liver', 'pred_liver', only='with --pred')
     if len(places) != (1 if pred else 2):
         raise click.UsageError('give REPORT alone after --pred and --truth' if pred else 'give DATA and REPORT')
+
+def _idle(*names, only):
+    "Raise `UsageError` for options that were typed and would be ignored"
+    source = click.get_current_context().get_parameter_source
+    extra = [f'--{n}'.replace('_', '-') for n in names if source(n) is click.core.ParameterSource.COMMANDLINE]
+    if extra: raise click.UsageError(f"{', '.join(extra)}: only {only}")
+
 
 # %% ../nbs/93_cli.ipynb #5b78dc34
 def _measure_model(data, report, models, **kwargs):
@@ -327,8 +374,8 @@ _SEGMENTING = (
 @main.command()
 @click.argument('scan')
 @click.argument('out')
-@_add_options((*_SEGMENTING, _MODEL, _ALSO, _TTA, _AT_ONCE, _DEVICE))
-def predict(scan, out, model, post, overwrite, date, also, batch_size, **options):
+@_add_options((*_SEGMENTING, _MODEL, _ALSO, _TTA, _AT_ONCE, _DEVICE, *_SPREAD))
+def predict(scan, out, model, post, overwrite, date, also, batch_size, workers, cluster, part, **options):
     """Segment the liver in one scan, or in a folder of scans.
 
     SCAN is a NIfTI file or a folder with a DICOM series. OUT becomes its mask, on the scan's own grid: NIfTI, or, if
@@ -337,14 +384,25 @@ def predict(scan, out, model, post, overwrite, date, also, batch_size, **options
     results.csv, and triage.html, which lists the worst masks first.
 
     No training is needed: a trained network ships with liverseg. Research software, not a medical device."""
-    from liverseg.cases import spacing_known
-    from liverseg.predict import predict
     from liverseg.folder import predict_folder, scans_in
     how = dict(options, bs=batch_size, post=[p for p in post if p != 'none'], say=lambda s: echo(s, err=True))
-    if scans_in(scan, out): return _tell_masks(predict_folder(scan, out, [model, *also], overwrite, **how), out)
-    found = predict(scan, out, [model, *also], when=date, **how)
+    models = [model, *also]
+    if not scans_in(scan, out): return _predict_one(scan, out, models, dict(how, when=date))
+    with _spread(workers, cluster, part, [scan, out, *_there(models)], options['device'] != 'cpu') as spread:
+        table = predict_folder(scan, out, models, overwrite, **how, **spread)
+    _tell_masks(table, out)
+
+
+# %% ../nbs/93_cli.ipynb #4b91f185
+def _predict_one(scan, out, models, how):
+    "Segment one scan, and say the liver's volume"
+    from liverseg.cases import spacing_known
+    from liverseg.predict import predict
+    _idle('workers', 'cluster', 'part', only='with a folder of scans')
+    found = predict(scan, out, models, **how)
     if spacing_known(found.scan): echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}')
     else: echo(f'liver volume unknown, since the voxel size is; mask in {out}')
+
 
 # %% ../nbs/93_cli.ipynb #d49b442e
 def _tell_masks(table, out):

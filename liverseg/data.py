@@ -25,7 +25,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
         MaskBlock, Normalize, PadMode, PILImage, PILMask, Resize, ResizeMethod, TensorImage, TensorMask, TfmdDL,
         TransformBlock, aug_transforms, default_device, torch)
 
-from .manifest import read_manifest
+from .manifest import manifest_path, read_manifest
 from .pixels import IMAGENET_STATS, PixelForm, read_form, read_png, resize_mask
 from .recipe import CODES
 from .work import BadInput, WorkerLost, _answers, _Processes
@@ -66,7 +66,7 @@ def training_table(
         raise BadInput(f'{Path(folder)/blind.iloc[0]}: is in the split train or valid and has no mask in manifest.csv; '
                        'add the mask, or make its split test')
     if not (table['split'] == 'train').any():
-        raise BadInput(f"{Path(folder)/'manifest.csv'}: has no training slice with a mask; "
+        raise BadInput(f"{manifest_path(folder)}: has no training slice with a mask; "
                        'put subjects under train/nii and convert again')
     given = (table['split'] == 'valid').to_numpy()
     draw = dict(subject=split_by_subject, slice=split_by_slice)[split]

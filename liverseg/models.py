@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'NO_MODEL', 'MOST_BYTES', 'NO_ONNX', 'SAME_INPUT', 'read_meta', 'checked_meta', 'bounded', 'OnnxNet',
-           'load_onnx', 'open_model']
+           'load_onnx', 'open_model', 'open_once', 'model_mark']
 
 # %% ../nbs/34_models.ipynb #3fe20b6f
-import json, math, os
+import hashlib, json, math, os, threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -180,3 +180,28 @@ def _joined(metas):
     return dict(metas[0], flip=all(m.get('flip') for m in metas), subjects=subjects, models=len(metas),
                 # each network keeps its own temperature; no expected Dice was fitted for all together
                 archs=[m['arch'] for m in metas], temperature=1., expected=None)
+
+# %% ../nbs/34_models.ipynb #0fb1eb10
+_OPENED, _OPENING = {}, threading.Lock()
+
+def open_once(
+    models='liver', # as for open_model
+    device: str = 'auto', # likewise
+    mark: str = None, # of the network that it must be, by model_mark; None: whichever is there now
+) -> tuple: # (network in evaluation mode, description, name)
+    "Open a model and keep it for the next call in this process; raises `BadInput`, also if it is not the one wanted"
+    place = (device, *map(str, models if isinstance(models, (list, tuple)) else [models]))
+    with _OPENING:
+        if mark and (place, mark) in _OPENED: return _OPENED[place, mark]
+        found = open_model(models, device)
+        if mark not in (None, model_mark(found)):
+            raise BadInput(f"{', '.join(place[1:])}: is not the network that the work was given out for; do not change "
+                           'it while it is used, and have the same one on all machines')
+        _OPENED.clear()
+        return _OPENED.setdefault((place, model_mark(found)), found)
+
+def model_mark(
+    opened: tuple, # of open_model
+) -> str: # 16 hex digits
+    "Identify a network by its weights and its description"
+    return hashlib.sha256(json.dumps(opened[1:], sort_keys=True, default=str).encode()).hexdigest()[:16]

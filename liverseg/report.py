@@ -207,9 +207,10 @@ def report_page(
     command: str = '', # what was typed
 ) -> str: # a whole HTML page
     "The report for a person"
-    about = [f'{len(cases)} case(s), {len(slices)} slices']
+    about = [f'{summary["cases"]} case(s), {len(slices)} slices']
     about += [f'{k} {summary[k]}' for k in ('split', 'tta') if k in summary]
     parts = ['<h1>Liver segmentation, measured</h1>', f'<p>{html.escape(", ".join(about))}</p>',
+             _failed_told(summary.get('failed', {})),
              f'<div class="tiles">{_tiles(summary)}</div>', MARK_COMPARED*2,
              '<h2>Pictures</h2>', f'<div class="pictures">{_case_pictures(cases, slices)}</div>',
              calibrated_section(summary['calibration']) if 'calibration' in summary else '', # masks have none
@@ -224,6 +225,12 @@ def report_page(
 MARK_COMPARED = '<!-- a comparison goes here -->' # twice, around it
 _PAGE_HEAD = ('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
          f'<title>liverseg report</title><style>{STYLE}</style>\n')
+
+def _failed_told(failed):
+    "What is not in the figures; '' if everything is"
+    if not failed: return ''
+    return (f'<p><b>{len(failed)} case(s) could not be measured</b> and are in no figure: '
+            f'{html.escape("; ".join(failed.values()))}</p>')
 
 def _case_pictures(cases, slices):
     "The four pictures, or the two that need no volume"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_SLICES', 'side_files', 'scan_name', 'is_mask_name', 'is_seg_name', 'is_signed', 'read_result', 'check_mask_place',
-           'check_out_folder', 'write_result', 'save_as_seg', 'made_from']
+           'check_out_folder', 'write_result', 'save_as_seg', 'sweep', 'made_from']
 
 # %% ../nbs/65_results.ipynb #2f27f743
 import hashlib, io, json, os, re
@@ -15,6 +15,7 @@ import numpy as np
 
 from . import __version__
 from .dicom_files import is_dicom, is_dicom_file
+from .parts import held
 from .nifti import to_stored_grid, write_map
 from .seg import is_our_seg, seg_writer, write_seg
 from .work import BadInput, atomic_write
@@ -149,6 +150,19 @@ def save_as_seg(
 def _save_map(values, found, path, when):
     if is_seg_name(path): save_as_seg(values, found, path, when)
     else: write_map(values, found.scan, path)
+
+# %% ../nbs/65_results.ipynb #cd3325a2
+def sweep(
+    folder: Path, # with the masks
+    masks: list, # of Path, those that it may hold
+):
+    "Remove what killed runs left of these masks and of the files beside them"
+    left = [m for p in os.scandir(folder) if (m := re.fullmatch(r'\.(.+)\.(part\d+|lock)', p.name))]
+    whose = {p.name: mask for mask in masks for p in (mask, *side_files(mask).values())} if left else {}
+    for m in left:
+        if not (mask := whose.get(m[1])): continue
+        with held(mask) as ours: # removes its own lock
+            if ours: (folder/m[0]).unlink(missing_ok=True)
 
 # %% ../nbs/65_results.ipynb #e5761786
 # endings of what may lie beside DICOM files, our own results among them

@@ -22,17 +22,18 @@ def _first_five(names): return ', '.join(names[:5]) + (f' and {len(names) - 5} m
 
 # %% ../nbs/96_wording.ipynb #6d4f8950
 def conversion_lines(
-    manifest, # DataFrame of `convert`, with its attrs
+    told: dict, # of make_dataset
     dst, # where the slices are
 ) -> tuple: # (list of str, str)
     "What was noticed or left out, one line each, and a line on what was made"
-    about = manifest.attrs
-    noticed = [f'note: {remark}' for remark in about.get('remarks', [])]
-    noticed += grouped('warning', about.get('warnings', []))
-    noticed += [f'left out: {why}' for why in about.get('skipped', [])]
-    liver, left_out = (manifest['liver_px'].replace('', 0).astype(int) > 0).sum(), about.get('left_out', 0)
-    made = f"{manifest['subject'].nunique()} subject(s), {len(manifest)} slices, {liver} of them with liver, in {dst}"
-    return noticed, made + (f'; {left_out} left out' if left_out else '')
+    t = dict(remarks=[], warnings=[], skipped=[], gone=[], new=None, left_out=0, part='') | told
+    noticed = [f'note: {remark}' for remark in t['remarks']] + grouped('warning', t['warnings'])
+    noticed += grouped('removed', [(subject, f'no longer in the source, and so not in {dst}') for subject in t['gone']])
+    noticed += [f'left out: {why}' for why in t['skipped']]
+    made = f"{t['subjects']} subject(s), {t['slices']} slices, {t['liver']} of them with liver, in {dst}"
+    if t['part']: made += f" as part {t['part']}, to be merged when all parts are made"
+    if t['new'] is not None: made += f"; {t['new']} subject(s) new or changed"
+    return noticed, made + (f"; {t['left_out']} left out" if t['left_out'] else '')
 
 # %% ../nbs/96_wording.ipynb #4f0c8a57
 def dice_lines(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['printable', 'BadInput', 'Note', 'as_cell', 'from_cell', 'atomic_write', 'check_target', 'staged', 'whole_folder',
-           'staging', 'watched', 'track', 'WorkerLost', 'each', 'file_sha256', 'package_text']
+           'staging', 'watched', 'track', 'WorkerLost', 'each', 'fresh_workers', 'file_sha256', 'package_text']
 
 # %% ../nbs/91_work.ipynb #e082a801
-import hashlib, json, multiprocessing, os, pickle, re, shutil, sys, threading, unicodedata
+import hashlib, json, multiprocessing, os, pickle, re, shutil, sys, threading, time, unicodedata
 from collections import deque
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -104,23 +104,28 @@ def staged(
 
 # %% ../nbs/91_work.ipynb #6780548e
 @contextmanager
-def _locked(dst):
+def _locked(dst, wait=0): # s
     "Keep all other runs from writing `dst`"
     new = [p for p in dst.parents if not p.exists()]
     try: dst.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise BadInput(f'{dst}: cannot be made ({e.strerror}); choose another place')
-    lock = filelock.FileLock(dst.with_name(f'.{dst.name}.lock'), timeout=0)
+    lock = filelock.FileLock(dst.with_name(f'.{dst.name}.lock'), timeout=wait)
     try: lock.acquire()
     except filelock.Timeout:
         raise BadInput(f'{dst}: another run is writing it at this moment; wait until it ends or choose another folder')
-    try: yield staged(dst)
-    # a full disk does not say where
-    except OSError as e: raise e if e.filename else OSError(e.errno, e.strerror or str(e), str(dst)) from None
+    try:
+        with _place_named(dst): yield staged(dst)
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
         for p in new: # folders made for nothing go again
             if p.is_dir() and not any(p.iterdir()): p.rmdir()
+
+@contextmanager
+def _place_named(dst):
+    "Add a place to an error that names none, as that of a full disk"
+    try: yield
+    except OSError as e: raise e if e.filename else OSError(e.errno, e.strerror or str(e), str(dst)) from None
 
 # %% ../nbs/91_work.ipynb #84b7bea6
 def _replace(part, dst):
@@ -167,16 +172,18 @@ def staging(
 
 # %% ../nbs/91_work.ipynb #87be00da
 def _resume(part, options):
-    "Keep what an interrupted run with the same options left; start afresh otherwise"
+    "Keep what an interrupted run with the same options left; start afresh otherwise, and say whether it was so"
     stamp, text = part/'.done'/'options.json', json.dumps(options, sort_keys=True)
-    if stamp.exists() and stamp.read_bytes() == text.encode(): return
+    if stamp.exists() and stamp.read_bytes() == text.encode(): return False
     shutil.rmtree(part, ignore_errors=True)
     stamp.parent.mkdir(parents=True)
     stamp.write_text(text)
+    return True
 
 # %% ../nbs/91_work.ipynb #1b1c5005
-def watched() -> bool: # in a notebook or on a terminal
+def watched() -> bool: # in a notebook or on a terminal, and not in a worker
     "Whether a progress bar would be seen"
+    if multiprocessing.parent_process() or threading.current_thread() is not threading.main_thread(): return False
     return IN_NOTEBOOK or sys.stdout is not None and sys.stdout.isatty() # it may be closed
 
 # %% ../nbs/91_work.ipynb #42f27b36
@@ -184,8 +191,17 @@ def track(
     items, # what to go through
     total: int = None, # how many, where items has no length
 ):
-    "Go through `items`, with a progress bar if it would be seen"
-    return progress_bar(items, total=total, leave=False) if watched() else items
+    "Go through `items`, with a progress bar if it would be seen: how many are done, the time left and the rate"
+    return _rated(progress_bar(items, total=total, leave=False)) if watched() else items
+
+def _rated(bar):
+    began = time.monotonic()
+    for n, item in enumerate(bar, 1):
+        yield item
+        bar.comment = _rate(n/max(time.monotonic() - began, 1e-9))
+
+def _rate(per_second): return f'{per_second:.0f} a second' if per_second >= 1 else f'{3600*per_second:.0f} an hour'
+
 
 # %% ../nbs/91_work.ipynb #a567e295
 class WorkerLost(BadInput):
@@ -199,17 +215,20 @@ def _die_with_parent():
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+# %% ../nbs/91_work.ipynb #4f4c5162
 class _Processes(Executor):
     "Processes of this machine, made anew when one of them was killed"
-    def __init__(self, workers): self.workers, self.pool = workers, None
+    def __init__(self, workers, context=None, first=_die_with_parent):
+        self.workers, self.pool, self.ahead = workers, None, 4*workers
+        self.how = dict(mp_context=context, initializer=first)
     def submit(self, func, *args):
         try: return self.pool.submit(func, *args)
         except (AttributeError, BrokenProcessPool): # there is none yet, or no longer
-            self.pool = ProcessPoolExecutor(self.workers, initializer=_die_with_parent)
+            self.pool = ProcessPoolExecutor(self.workers, **self.how)
             return self.pool.submit(func, *args)
     def shutdown(self, wait=True, **how):
         if self.pool: self.pool.shutdown(wait, **how)
-
+    def __exit__(self, *error): self.shutdown(cancel_futures=any(error))
 
 # %% ../nbs/91_work.ipynb #a9e73b21
 def _tried(func, items):
@@ -231,17 +250,19 @@ def _answers(func, items, pool, batch, ahead):
         if len(under_way) >= ahead: yield from _answer(work, *under_way.popleft(), pool)
     while under_way: yield from _answer(work, *under_way.popleft(), pool)
 
-def _answer(work, task, future, pool, tries=3):
+def _answer(work, task, future, pool, tries=None):
     "What a task gave; if its worker was lost, its items are tried again, one at a time"
     try: return future.result()
-    except CancelledError: raise # the pool is gone
+    except (CancelledError, BadInput): raise # the pool is gone, or says why it will not do
     except Exception as e: lost = (None, _lost(e))
-    if not tries: return [lost]*len(task)
-    return [answer for item in task for answer in _answer(work, [item], pool.submit(work, [item]), pool, tries - 1)]
+    tries = getattr(pool, 'tries', 3) if tries is None else tries
+    if not tries and len(task) == 1: return [lost]
+    tries = max(tries - 1, 0)
+    return [answer for item in task for answer in _answer(work, [item], pool.submit(work, [item]), pool, tries)]
 
 def _lost(e):
-    return WorkerLost(f'a worker was stopped by the system each time ({type(e).__name__}), most likely because '
-                      'memory ran out; give the same command again with fewer --workers')
+    return WorkerLost(f'a worker was stopped by the system each time ({type(e).__name__}), most likely because memory '
+                      'ran out; give the same command again with fewer --workers, or with more memory for each')
 
 
 # %% ../nbs/91_work.ipynb #91b81a70
@@ -269,6 +290,21 @@ def _yielded(func, failed, item):
         if failed is None: raise
         return failed(item, e)
 
+
+# %% ../nbs/91_work.ipynb #b6ced476
+def fresh_workers(
+    workers: int = 1, # processes; 1: none beside this one
+    pool=None, # any concurrent.futures.Executor, which is used as it is
+): # a context: the pool for `each`, or None
+    "Processes for networks, which share nothing with this one"
+    if pool is not None or workers < 2: return nullcontext(pool)
+    threads = max(1, (os.cpu_count() or 1)//workers)
+    return _Processes(workers, multiprocessing.get_context('spawn'), partial(_share_cores, threads))
+
+def _share_cores(threads):
+    "Begin a worker that uses so many cores, unless the user has said how many"
+    os.environ.setdefault('OMP_NUM_THREADS', str(threads))
+    _die_with_parent()
 
 # %% ../nbs/91_work.ipynb #d7129a9c
 def file_sha256(

@@ -163,12 +163,12 @@ def test_demo_leaves_the_users_folder_alone(src):
 def test_training_reads_its_slices_first(what, png, tmp_path):
     from PIL import Image
     data = shutil.copytree(png, tmp_path / 'png')
-    victim = sorted((data / 'train/masks').iterdir())[20]
+    victim = sorted((data / 'train/masks').rglob('*.png'))[20]
     if what == '0 and 255': Image.fromarray(np.full((64, 64), 255, np.uint8)).save(victim)
     if what == 'another size': Image.fromarray(np.zeros((32, 64), np.uint8)).save(victim)
-    if what == 'junk': (data / 'train/images' / victim.name).write_bytes(b'junk')
+    if what == 'junk': (data / 'train/images' / victim.parent.name / victim.name).write_bytes(b'junk')
     table = (data / 'manifest.csv').read_text()
-    if what == 'no mask': (data / 'manifest.csv').write_text(table.replace(f'train/masks/{victim.name}', ''))
+    if what == 'no mask': (data / 'manifest.csv').write_text(table.replace(victim.relative_to(data).as_posix(), ''))
     if what == 'z': (data / 'manifest.csv').write_text(table.replace('synth_e01,train,3,', 'synth_e01,train,inf,'))
     done = run('train', data, tmp_path / 'm', '--no-pretrained', '--device', 'cpu', ok=1)
     assert (victim.name if what != 'z' else 'line 5') in done.stderr

@@ -71,7 +71,7 @@ def test_manifest_is_as_promised(png, cohort):
     table = pd.read_csv(png / 'manifest.csv')
     assert set(table['split']) == {'train', 'test'}
     for row in table.itertuples():
-        assert row.image == f'{row.split}/images/{row.subject}_{row.z:03d}.png'
+        assert row.image == f'{row.split}/images/{row.subject}/{row.subject}_{row.z:03d}.png'
         mask = np.array(Image.open(png / row.mask))
         assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1} and mask.sum() == row.liver_px
         assert (cohort / row.source).exists()

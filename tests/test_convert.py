@@ -49,6 +49,12 @@ def tiny(src, name, hu, labels=None, split='test'):
     if labels is not None: volume(src / split / 'nii' / f'{name}_liver.nii.gz', labels)
 
 
+def finished(part):
+    "The subjects that a run which was killed has converted"
+    found = {p.name.split('.')[1]: json.loads(p.read_text()) for p in part.glob('.done/*synth*.json')}
+    return {name for name, record in found.items() if 'slices' in record}
+
+
 def truncate(path): path.write_bytes(path.read_bytes()[:5000])
 def touching(src, n=0):
     "Make a good case one to warn of, twice: the mask reaches the last slice and is small"
@@ -144,7 +150,7 @@ def killed(src, dst, at, **options):
                 if count.value == at: Path(path).write_bytes(b'\x89PNG'), die()
             whole(picture, path, *rest)
         if isinstance(at, int): lib._png = half
-        elif at == 'finish': lib.finish = die
+        elif at == 'finish': lib.join_cases = die
         else:
             rename = Path.rename
             Path.rename = lambda p, to: die() if '.partial' in p.name else rename(p, to)
@@ -179,12 +185,12 @@ def test_killed_with_all_options(at, workers, src, tmp_path, monkeypatch):
     assert len(whole.attrs['skipped']) == 1
     killed(src, tmp_path / 'png', at, workers=workers, **ALL)
     assert not (tmp_path / 'png').exists()
-    finished = {p.name.split('.')[1] for p in tmp_path.glob('.png.partial/.done/*synth*.json')}
-    assert workers == 2 or len(finished) == {1: 0, 60: 1, 131: 2, 'finish': 3, 'rename': 0}[at]
+    before = finished(tmp_path / '.png.partial')
+    assert workers == 2 or len(before) == {1: 0, 60: 1, 131: 2, 'finish': 3, 'rename': 3}[at]
     done, write = [], lib.write_slices
     monkeypatch.setattr(lib, 'write_slices', lambda case, *rest: done.append(case.subject) or write(case, *rest))
     again = lib.convert(src, tmp_path / 'png', **ALL)
-    assert sorted([*done, *finished]) == ['synth_e01', 'synth_e03', 'synth_e04'] and again.attrs == whole.attrs
+    assert sorted([*done, *before]) == ['synth_e01', 'synth_e03', 'synth_e04'] and again.attrs == whole.attrs
     assert tree(tmp_path / 'png') == tree(tmp_path / 'whole')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['data', 'png', 'whole']
 
@@ -313,7 +319,7 @@ def test_number_of_slices(n, tmp_path):
     tiny(tmp_path / 'src', 'long', labels.astype(np.int16) + np.arange(n, dtype=np.int16), labels)
     cli('convert', tmp_path / 'src', tmp_path / 'png', '--preview', '--bits', 16)
     table = pd.read_csv(tmp_path / 'png/manifest.csv')
-    assert table['z'].tolist() == list(range(n)) and table['image'].iloc[-1] == f'test/images/long_{n - 1:03d}.png'
+    assert table['z'].tolist() == list(range(n)) and table['image'].iloc[-1] == f'test/images/long/long_{n - 1:03d}.png'
     got = [np.stack([pixels(tmp_path / 'png', f) for f in table[c]]) for c in ('image', 'mask')]
     assert np.array_equal(got[1], to_slices(labels))
     assert np.array_equal(got[0] - 1024, to_slices(labels) + np.arange(n)[:, None, None])

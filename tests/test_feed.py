@@ -88,7 +88,7 @@ def test_a_folder_with_a_memory_is_converted_anew(cohort, tmp_path):
     run('convert', cohort, tmp_path / 'png', ok=0)
     check_slices(tmp_path / 'png', training_table(tmp_path / 'png'))
     run('convert', cohort, tmp_path / 'png', '--window', '0,200', ok=0)
-    assert not (tmp_path / 'png/.checked.jsonl').exists()
+    assert not (tmp_path / 'png/.checked.json').exists()
 
 
 def test_readers_end_with_a_killed_training(png, tmp_path):
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_written_is_read(png, tmp_path):
     data.chmod(0o555)
     try: assert check_slices(data, training_table(data))
     finally: data.chmod(0o755)
-    assert not (data / '.checked.jsonl').exists()
+    assert not (data / '.checked.json').exists()
 
 
 def test_a_memory_of_others_is_not_believed(png, tmp_path):
@@ -135,6 +135,6 @@ def test_a_memory_of_others_is_not_believed(png, tmp_path):
     mask.write_bytes(bytes(size))
     os.utime(mask, ns=(date, date))
     copy = Path(shutil.copytree(data, tmp_path / 'copy'))
-    assert (copy / '.checked.jsonl').is_file()
+    assert (copy / '.checked.json').is_file()
     assert ((copy / table['mask'].iloc[3]).stat().st_mtime_ns, size) == (date, mask.stat().st_size)
     with pytest.raises(BadInput, match='cannot be read as PNG'): check_slices(copy, table, 2)

