@@ -86,7 +86,7 @@ def spread(args):
     "Seconds to convert the same scans, the ways taking turns"
     took = {}
     with tempfile.TemporaryDirectory() as tmp, ways() as pools:
-        for k in range(n := args.scans_spread): 
+        for k in range(n := args.scans_spread):
             subject = make_subject(k, (64, 64, 24))
             write_subject(subject, Path(tmp) / 'scans/train/nii', f'phantom_{k:03d}')
         for name, pool in list(pools.items())*(args.rounds + 1): # the first round warms up
@@ -156,8 +156,8 @@ def stub_predict(n):
     room._segment_one = row
     scans = [Path(f'/data/scans/subject_{k:07d}.nii.gz') for k in range(n)]
     with tempfile.TemporaryDirectory() as tmp:
-        table = room._in_turn(room._Job('liver', 'cpu', '', Path(tmp) / 'masks', {}, False), [], scans, Here(), None, print)
-        assert len(table) == n
+        job = room._Job('liver', 'cpu', '', Path(tmp) / 'masks', {}, False)
+        assert len(room._in_turn(job, [], scans, Here(), None, print)) == n
 
 
 def stub_check(n):
@@ -176,8 +176,8 @@ def memory(args):
     for name in STUBS:
         found[name] = {}
         for n in args.stubs:
-            code = (f'import sys; sys.path.insert(0, {str(HERE)!r}); import scale, resource; scale.STUBS[{name!r}]({n}); '
-                    'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
+            code = (f'import resource, sys; sys.path.insert(0, {str(HERE)!r}); import scale; '
+                    f'scale.STUBS[{name!r}]({n}); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
             said = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
             if said.returncode: print(said.stderr[-600:])
             else: found[name][n] = round(int(said.stdout.split()[-1])/1024)
@@ -244,8 +244,9 @@ def capacity(args):
         found['scan_mb'] = scan.stat().st_size/1e6
         for kind in ('convert', 'predict'):
             (out := Path(tmp) / kind).mkdir()
-            said = subprocess.run([sys.executable, '-W', 'ignore', '-c', MEASURE.format(here=str(HERE)), scan, mask, out,
-                                   kind], capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+            code = MEASURE.format(here=str(HERE))
+            said = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, scan, mask, out, kind],
+                                  capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
             if said.returncode: sys.exit(said.stderr[-2000:])
             cpu, clock, first, peak = map(float, said.stdout.split('found')[-1].split())
             made = [p for p in out.rglob('*') if p.is_file() and ('png1' in str(p) or p.name.startswith('mask1'))]
@@ -337,8 +338,8 @@ def simulate(args):
     seconds = known.get('capacity', {}).get('predict', {}).get('cpu', 20.)
     task = known.get('overhead', {}).get('milliseconds', {}).get('dask 2', [1.])[0]/1e3
     found = dict(seconds=seconds, task=task, lost=1e-3, long=.01, rows=[])
-    print(f'  scans of {seconds:.1f} s, one in 100 ten times as long, one task in 1000 loses its worker, {task*1e3:.2f} ms '
-          'a task')
+    print(f'  scans of {seconds:.1f} s, one in 100 ten times as long, one task in 1000 loses its worker, '
+          f'{task*1e3:.2f} ms a task')
     for n in args.simulated:
         row = dict(workers=n)
         for name, ahead in dict(four=4*n, ours=max(1000, 4*n), wide=64*n).items():

@@ -205,7 +205,7 @@ class Feed:
 @patch
 def _ahead(self: Feed, new):
     "Read in the processes; what they cannot read because the system stops them is read here"
-    for names, (arrays, error) in zip(new, _answers(self.read, new, self.pool, 1, 2*self.workers + 1)):
+    for names, (arrays, error) in zip(new, _answers(self.read, new, self.pool, 1, most := 2*self.workers + 1, most)):
         if error and not isinstance(error, WorkerLost): raise error
         yield self.read(names) if error else arrays
 

@@ -208,7 +208,7 @@ def check_slices(
     form, _ = read_form(folder)
     known = _remembered(folder, form)
     pairs = dict.fromkeys(zip(table['image'], table['mask']))
-    new = [pair for pair in pairs if known.get(pair, [''])[0] != _stamp(folder, pair)]
+    new = [pair for pair in pairs if known.get(pair, [''])[0] != _pair_stamp(folder, pair)]
     found = {}
     try:
         for pair, seen in zip(new, each(partial(_check_pair, folder, form), new, workers, batch=32)): found[pair] = seen
@@ -220,11 +220,11 @@ def check_slices(
 # %% ../nbs/22_manifest.ipynb #11f7dcd7
 def _check_pair(folder, form, pair):
     "The stamp and the two SHA-256 of a slice and its mask; raises `BadInput` if they cannot be trained on"
-    stamp, (image, mask) = _stamp(folder, pair), (Path(folder)/name for name in pair)
+    stamp, (image, mask) = _pair_stamp(folder, pair), (Path(folder)/name for name in pair)
     read_slice_mask(mask, form.read(image).shape[:2])
     return stamp, b''.join(hashlib.sha256(path.read_bytes()).digest() for path in (image, mask))
 
-def _stamp(folder, pair):
+def _pair_stamp(folder, pair):
     "Sizes and times of a slice and its mask; the time of the last change of any kind, too, which cannot be set"
     try: stats = [os.stat(Path(folder)/name) for name in pair]
     except OSError: return None
