@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['DEMO_PATHS', 'DEMO_MARK', 'main', 'download', 'check', 'convert', 'import_slices', 'train', 'evaluate', 'predict',
-           'export', 'demo']
+           'merge', 'export', 'demo']
 
 # %% ../nbs/93_cli.ipynb #428590a1
-import json, os
+import glob, json, os
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from . import __version__
-from .recipe import LIMITS, NAMES, Recipe, recipe_help
-from .terminal import CommandGroup, Numbers, echo
+from .options import _add_options, _ALSO, _AT_ONCE, _CONVERTING, _DEVICE, _FINDING, _MASKS, _MEASURING, _MODEL
+from .options import _recipe_options, _SEGMENTING, _SPREAD, _TTA, _wanted, _WINDOW
+from .terminal import CommandGroup, echo
 from .wording import comparison_line, conversion_lines, dice_lines, grouped, mask_lines
 
 # %% ../nbs/93_cli.ipynb #dd676582
@@ -26,87 +27,6 @@ def main():
     """Liver segmentation in CT: volumes in, masks and honest Dice out.
 
     The usual order is check, convert, train, evaluate, predict. Research software, not a medical device."""
-
-# %% ../nbs/93_cli.ipynb #2303dc12
-_WINDOW = Numbers('low,high', '-150,250, with LOW below HIGH', lambda low, high: low < high)
-_SPACING = Numbers('dx,dy,dz', '0.75,0.75,2.5, all above 0', lambda *v: min(v) > 0)
-_LABELS = Numbers('n,…', '1,2', lambda *v: all(n.is_integer() for n in v))
-
-# %% ../nbs/93_cli.ipynb #fd199563
-class _Views(click.Choice):
-    "The names in `VIEWS`, read when they are needed"
-    def __init__(self): self.case_sensitive = True
-    @property
-    def choices(self):
-        from liverseg.tta import VIEWS
-        return tuple(VIEWS)
-
-# %% ../nbs/93_cli.ipynb #c1563edb
-_DEVICE = click.option('--device', default='auto', metavar='NAME',
-                       help='Device of the network: cpu, cuda, mps, or auto for the fastest available.')
-_TTA = click.option('--tta', type=_Views(), default='none',
-                    help='Test-time augmentation: average over the 2 views of flip (left-right), 4 of flips, '
-                         '8 of dihedral (with quarter turns), 5 of shifts, 3 of scales, '
-                         '5 of light (brightness, contrast).')
-_MODEL = click.option('--model', metavar='MODEL', default='liver',
-                      help='Folder that train wrote, or ONNX file that export wrote; liver is the network that ships.')
-_ALSO = click.option('--also', metavar='MODEL', multiple=True,
-                     help='Another model; its probabilities are averaged with those of --model. '
-                          'May be given more than once.')
-_AT_ONCE = click.option('--batch-size', type=click.IntRange(1), default=None, show_default='chosen for speed',
-                        help='Slices that go through the network at once.')
-
-# %% ../nbs/93_cli.ipynb #da14ac00
-_FINDING = (
-    click.option('--image-name', default='{subject}_orig',
-                 help='In folders such as train/nii: name of a scan, without .nii.gz.'),
-    click.option('--mask-name', default='{subject}_liver', help='In the same folders: name of a mask.'),
-    click.option('--valid', metavar='NAMES',
-                 help='Subjects for validation, with commas between them, whatever split SRC gives them.'),
-    click.option('--test', metavar='NAMES',
-                 help='Subjects for testing. Here and in --valid and --without, names may be patterns: lits_2[89].'),
-    click.option('--without', metavar='NAMES', help='Subjects to leave out.'),
-    click.option('--liver', type=_LABELS, default=None, show_default='1 or 255, and 2 for tumours',
-                 help='Labels that count as liver.'),
-    click.option('--spacing', type=_SPACING, default=None,
-                 help='Voxel size in mm (x, y, z) for files whose header does not give it.'),
-    click.option('--strict', is_flag=True, help='Treat warnings as errors.'))
-
-# %% ../nbs/93_cli.ipynb #de29c04f
-def _add_options(options):
-    "A decorator that gives a command these options"
-    def give(command):
-        for option in reversed(options): command = option(command)
-        return command
-    return give
-
-def _wanted(image_name, mask_name, valid, test, without, liver, spacing):
-    "These options, in the form that `find_cases` takes"
-    names = lambda text: [name.strip() for name in (text or '').split(',') if name.strip()]
-    if both := set(names(valid)) & set(names(test)):
-        raise click.UsageError(f"'{both.pop()}' is in --valid and in --test")
-    splits = {name: split for split, text in (('valid', valid), ('test', test)) for name in names(text)}
-    return dict(image_name=image_name, mask_name=mask_name, splits=splits, without=tuple(names(without)),
-                liver=tuple(map(int, liver or ())), spacing=spacing)
-
-# %% ../nbs/93_cli.ipynb #79248703
-class _PartNumber(click.ParamType):
-    "K/N, such as 3/8"
-    name = 'k/n'
-    def convert(self, value, param, ctx):
-        from liverseg.cluster import Share
-        from liverseg.work import BadInput
-        try: return Share.parse(value)
-        except BadInput as e: self.fail(str(e), param, ctx)
-
-_SPREAD = (
-    click.option('--workers', type=click.IntRange(1), default=1, help='Number of processes on this machine.'),
-    click.option('--cluster', metavar='ADDRESS',
-                 help='Workers of a Dask cluster instead: address of its scheduler, such as tcp://node1:8786, or its '
-                      'scheduler file.'),
-    click.option('--part', type=_PartNumber(), metavar='K/N',
-                 help='Do the K-th of N parts only, such as 3/8; merge joins them when all are done.'))
-
 
 # %% ../nbs/93_cli.ipynb #3f139216
 @contextmanager
@@ -141,28 +61,31 @@ def download(name, dst, sha256, file):
 # %% ../nbs/93_cli.ipynb #ef7050ee
 @main.command()
 @click.argument('src')
-@_add_options(_FINDING)
+@_add_options((*_FINDING, *_SPREAD))
 @click.option('--json', 'report', metavar='FILE', help='Also write the findings as JSON.')
-def check(src, workers, strict, report, **finding):
+def check(src, strict, report, workers, cluster, part, **finding):
     """Check scans and masks, and print one row per subject.
 
     SRC is a folder with train/nii and test/nii, or 3D-IRCADb-01, LiTS, MSD Task03, nnU-Net, TotalSegmentator
     or CHAOS as downloaded. Every voxel is read, and nothing is changed.
     The exit status is 1 if there are errors, 0 if there are only warnings."""
-    from liverseg.check import as_json, check, remarks, table
+    from liverseg.check import check, remarks, write_checks
     from liverseg.layouts import find_cases
-    from liverseg.work import atomic_write
-    _json_place(report)
+    if part and not report: raise click.UsageError('--part needs --json, whose files merge joins')
+    _json_place(report, part)
     cases = find_cases(src, **_wanted(**finding))
-    reports, notes = check(cases, workers), remarks(cases)
-    if report: atomic_write(report, (json.dumps(as_json(reports, src, notes), indent=1) + '\n').encode())
-    echo(table(reports).to_string(index=False))
+    with _spread(workers, cluster, part, [src]) as spread: reports = check(cases, **spread)
+    notes = remarks(cases)
+    if report: write_checks(report, reports, src, notes, part, cases)
     _tell_findings(src, reports, notes, strict)
+
 
 # %% ../nbs/93_cli.ipynb #074510e4
 def _tell_findings(src, reports, notes, strict):
     "Print what was found in all subjects; raises `BadInput` for errors, and with `strict` for warnings"
+    from liverseg.check import table
     from liverseg.work import BadInput
+    if reports: echo(table(reports).to_string(index=False))
     errors = [e for r in reports for e in r.errors]
     warnings = [(r.subject, str(n)) for r in reports for n in r.warnings]
     found = f'{len(errors)} error(s), {len(warnings)} warning(s)' if errors or warnings else 'nothing wrong'
@@ -173,28 +96,15 @@ def _tell_findings(src, reports, notes, strict):
     if strict and warnings: raise BadInput(f'{src}: has warnings, which --strict treats as errors')
 
 # %% ../nbs/93_cli.ipynb #9538b911
-def _json_place(path):
+def _json_place(path, part):
     "Raise `BadInput` if the file exists and check did not write it"
+    from liverseg.parts import part_path
     from liverseg.work import BadInput
-    if path is None or not os.path.lexists(path): return
+    if path is None or not os.path.lexists(path := part_path(path, part)): return
     try: told = json.loads(Path(path).read_text(encoding='utf-8')) if os.path.isfile(path) else None
     except (OSError, ValueError, RecursionError): told = None
     if not (isinstance(told, dict) and {'source', 'errors', 'warnings', 'subjects'} <= told.keys()):
         raise BadInput(f'{path}: exists and was not written by liverseg check --json; give another name')
-
-# %% ../nbs/93_cli.ipynb #b4be1a9d
-_CONVERTING = (
-    click.option('--window', type=_WINDOW, multiple=True, default=[(-150, 250)], show_default='-150,250',
-                 help='HU that become black and white. Up to three windows become red, green and blue.'),
-    click.option('--bits', type=click.Choice(['8', '16']), default='8',
-                 help='Bits per pixel. With 16, HU + 1024 is stored, and the window is applied when a slice is '
-                      'loaded.'),
-    click.option('--on-error', type=click.Choice(['stop', 'skip']), default='stop',
-                 help='On a bad case: stop before anything is written, or skip it.'),
-    click.option('--check/--no-check', default=True, help='Read and check everything first.'),
-    click.option('--preview', is_flag=True,
-                 help='Write a contact sheet per subject: a dozen slices with the mask outlined.'))
-
 
 # %% ../nbs/93_cli.ipynb #2e31dab3
 @main.command()
@@ -205,23 +115,22 @@ def convert(src, dst, window, bits, on_error, check, preview, strict, workers, c
     """Convert volumes to PNG slices.
 
     SRC is a folder with train/nii and test/nii, or a data set that check knows. Everything is checked before
-    anything is written. The folder DST gets the images and masks of each subject, and a manifest.csv. If DST was made
-    with the same options, only what is new or has changed in SRC is converted.
-    The exit status is 1 if a case was left out."""
+    anything is written. DST gets the images and masks of each subject, and a manifest.csv; if it was made with the
+    same options, only what is new or has changed is converted. The exit status is 1 if a case was left out."""
     from liverseg.convert import make_dataset
     how = dict(check=check, on_error=on_error, strict=strict, bits=int(bits), preview=preview)
     with _spread(workers, cluster, part, [src, dst]) as spread:
         told = make_dataset(src, dst, list(window), **how, **spread, **_wanted(**finding))
     _tell(told, dst)
-    if told['skipped']: click.get_current_context().exit(1)
 
 
 # %% ../nbs/93_cli.ipynb #2e32be17
 def _tell(told, dst):
-    "Print what was converted and what was left out"
+    "Print what was converted and what was left out; exit status 1 if that is a case"
     noticed, made = conversion_lines(told, dst)
     for line in noticed: echo(line, err=True)
     echo(made)
+    if told.get('skipped'): raise SystemExit(1)
 
 # %% ../nbs/93_cli.ipynb #7f1a5ce0
 @main.command('import-slices')
@@ -235,27 +144,6 @@ def import_slices(src, dst, window):
     subject, z and split (train, valid, test)."""
     from liverseg.convert import import_slices
     _tell(import_slices(src, dst, window).attrs, dst)
-
-# %% ../nbs/93_cli.ipynb #e94237b9
-def _recipe_options(command):
-    "A decorator that gives a command the parameters of a `Recipe`"
-    for name, default in reversed(vars(Recipe()).items()):
-        flag = '--from' if name == 'start' else f"--{name.replace('_', '-')}"
-        declared = [f'{flag}/--no-{name}'] if isinstance(default, bool) else [flag, name]
-        how = {} if isinstance(default, bool) else dict(type=_recipe_type(name, default), metavar=_PLACES.get(name))
-        command = click.option(*declared, default=default, help=f'{recipe_help()[name]}.', **how)(command)
-    return command
-
-_PLACES = dict(start='MODEL', weights='FILE')
-
-# %% ../nbs/93_cli.ipynb #d84e0655
-def _recipe_type(name, default):
-    "The values that click accepts for a parameter"
-    if name in NAMES: return click.Choice(NAMES[name])
-    if name not in LIMITS: return str
-    low, high = LIMITS[name]
-    if isinstance(default, int): return click.IntRange(low, high)
-    return click.FloatRange(low, high, min_open=name == 'lr')
 
 # %% ../nbs/93_cli.ipynb #b275c2ac
 @main.command()
@@ -284,43 +172,29 @@ def _asked_for(options):
     if options['start'] is None: return options
     return {k: v for k, v in options.items() if source(k) is not click.core.ParameterSource.DEFAULT}
 
-# %% ../nbs/93_cli.ipynb #88a10517
-_MASKS = (
-    click.option('--pred', metavar='FOLDER', help='Instead of a model: folder with predicted NIfTI masks of any tool.'),
-    click.option('--truth', metavar='FOLDER', help='With --pred: folder with the true masks, under the same names.'),
-    click.option('--liver', type=_LABELS, default=(), show_default='1, 255, or 1 and 2',
-                 help='With --pred: labels that count as liver.'),
-    click.option('--pred-liver', type=_LABELS, default=(), show_default='those of --liver',
-                 help='With --pred: liver labels of the predictions, if they differ from those of the truth; '
-                      '5 in the single file that TotalSegmentator writes with --ml.'))
-_MEASURING = (
-    click.option('--against', metavar='OTHER_REPORT',
-                 help='Earlier report on the same cases, to compare with case by case.'),
-    click.option('--tolerance', type=click.FloatRange(0, min_open=True), default=2.,
-                 help='Distance in mm within which a border counts as found, for the surface Dice.'),
-    click.option('--split', type=click.Choice(['train', 'valid', 'test']), default='test',
-                 help='Split of DATA that is measured.'))
-
 # %% ../nbs/93_cli.ipynb #8cb1e93f
 @main.command()
 @click.argument('places', nargs=-1, metavar='[DATA] REPORT')
 @_MODEL
-@_add_options(_MASKS)
-@_add_options((*_MEASURING, _ALSO, _TTA, _AT_ONCE, _DEVICE))
-def evaluate(places, model, split, also, tta, batch_size, device, against, tolerance, **masks):
+@_add_options((*_MASKS, *_MEASURING, _ALSO, _TTA, _AT_ONCE, _DEVICE, *_SPREAD))
+def evaluate(places, model, also, against, workers, cluster, part, pred, truth, **options):
     """Measure a network, or masks from any tool.
 
     A network is measured on DATA, a folder that convert wrote; masks are given by --pred and --truth. The folder
     REPORT gets report.html, cases.csv, slices.csv, summary.json and cases.png. Dice is measured on the stored grid of
     each slice; where truth and prediction are both empty, it is undefined and left out. A network is run on every
-    slice, and its masks are not cleaned up, as with predict --thorough --post none."""
-    _refuse(places, masks['pred'], masks['truth'])
+    slice, and its masks are not cleaned up, as with predict --thorough --post none.
+    The exit status is 1 if a case could not be measured."""
+    _refuse(places, pred, truth)
+    if part and against: raise click.UsageError('--against: give it to merge, not with --part')
     if against: _cases_there(against)
-    if masks['pred']: summary = _measure_masks(*places, **masks, tolerance=tolerance)
-    else: summary = _measure_model(*places, models=[model, *also], split=split, tta=tta, bs=batch_size, device=device,
-                                   tolerance=tolerance)
-    for line in dice_lines(summary, places[-1]): echo(line)
-    if against: _compare(places[-1], against)
+    *data, report = map(os.path.normpath, places)
+    needs, gpu = [pred, truth] if pred else [*data, *_there([model, *also])], not pred and options['device'] != 'cpu'
+    with _spread(workers, cluster, part, needs, gpu) as spread:
+        if pred: told = _measure_masks(pred, truth, report, **options, **spread)
+        else: told = _measure_model(*data, report, [model, *also], **options, **spread)
+    _tell_report(told, report, against, part)
+
 
 # %% ../nbs/93_cli.ipynb #cbaf931a
 def _refuse(places, pred, truth):
@@ -339,14 +213,26 @@ def _idle(*names, only):
 
 
 # %% ../nbs/93_cli.ipynb #5b78dc34
-def _measure_model(data, report, models, **kwargs):
+def _measure_model(data, report, models, split, tta, batch_size, device, tolerance, **spread):
     from liverseg.evaluate import evaluate
-    return evaluate(data, report, models, **kwargs, say=echo)
+    options = dict(split=split, tta=tta, bs=batch_size, device=device, tolerance=tolerance, say=echo)
+    return evaluate(data, report, models, **options, **spread)
 
-def _measure_masks(report, pred, truth, **kwargs):
+def _measure_masks(pred, truth, report, tolerance, liver, pred_liver, **spread):
     from liverseg.compare import evaluate_masks
-    return evaluate_masks(pred, truth, report, **kwargs, say=echo)
+    options = dict(liver=liver, pred_liver=pred_liver, tolerance=tolerance, say=echo)
+    return evaluate_masks(pred, truth, report, **options, **{k: spread[k] for k in ('workers', 'pool', 'part')})
 
+# %% ../nbs/93_cli.ipynb #35d7f6e3
+def _tell_report(told, report, against, part=None):
+    "Print what was measured, and how it differs from another report; exit status 1 if a case could not be"
+    if part: echo(f"{told['cases']} case(s) measured as part {part.k}/{part.n}, to be merged when all parts are done")
+    else:
+        for line in dice_lines(told, report): echo(line)
+    if against: _compare(report, against)
+    if told.get('failed'): raise SystemExit(1)
+
+# %% ../nbs/93_cli.ipynb #fa3b16cb
 def _cases_there(report):
     "Raise `BadInput` before anything is measured"
     from liverseg.compare import read_cases
@@ -356,19 +242,6 @@ def _compare(report, against):
     "Add the comparison with another report, and print how the Dice differs"
     from liverseg.compare import add_comparison
     echo(comparison_line(add_comparison(report, against), against))
-
-# %% ../nbs/93_cli.ipynb #41ecd6a0
-_SEGMENTING = (
-    click.option('--spacing', type=_SPACING, help='Voxel size in mm (x, y, z), if SCAN does not give it.'),
-    click.option('--post', type=click.Choice(['none', 'specks', 'largest', 'fill']), multiple=True, default=['specks'],
-                 help='Clean-up: drop pieces below 5 mL (specks), keep only the largest piece, fill holes. '
-                      'May be given more than once.'),
-    click.option('--maps', is_flag=True,
-                 help='Also write the probability, and with --tta its standard deviation over the views.'),
-    click.option('--thorough', is_flag=True, help='Look at the whole of every slice; slower, and rarely better.'),
-    click.option('--overwrite', is_flag=True, help='With a folder: segment scans again that have a mask already.'),
-    click.option('--date', type=click.DateTime(), metavar='DATE', show_default='now',
-                 help='With OUT.dcm: content date of the DICOM SEG, such as 2026-11-29T12:30:00.'))
 
 # %% ../nbs/93_cli.ipynb #4242cd23
 @main.command()
@@ -409,6 +282,60 @@ def _tell_masks(table, out):
     "Print the results of a folder of scans; exit status 1 if one failed"
     for line in mask_lines(table, out): echo(line)
     if table['error'].notna().any(): raise SystemExit(1)
+
+# %% ../nbs/93_cli.ipynb #95a74508
+@main.command()
+@click.argument('out')
+@click.option('--against', metavar='OTHER_REPORT', help='With parts of evaluate: as there.')
+def merge(out, against):
+    """Join the parts that --part has made.
+
+    OUT is what the parts were told to make: the folder of convert, predict or evaluate, or the JSON file of check. The
+    result is the one that a single run would have made. If a part is missing, it is named, and nothing is changed."""
+    out = os.path.normpath(out)
+    kind = _made_in_parts(out)
+    if against and kind != 'evaluate': raise click.UsageError('--against: only with parts of evaluate')
+    if against: _cases_there(against)
+    if kind == 'convert': _merge_slices(out)
+    elif kind == 'predict': _merge_results(out)
+    elif kind == 'evaluate': _merge_report(out, against)
+    else: _merge_checks(out)
+
+
+# %% ../nbs/93_cli.ipynb #a778b400
+def _made_in_parts(out):
+    "The command whose parts there are; raises `BadInput` for none"
+    from liverseg.work import BadInput, staged
+    path = Path(out)
+    marks = dict(convert=(staged(path)/'.done', 'options.json'), predict=(path, 'results.*of*.csv'),
+                 evaluate=(path.parent, f'{glob.escape(path.name)}.*of*.jsonl'),
+                 check=(path.parent, f'{glob.escape(path.stem)}.*of*{glob.escape(path.suffix)}'))
+    for command, (folder, name) in marks.items():
+        if any(folder.glob(name)): return command
+    raise BadInput(f'{out}: there are no parts of it to merge; make them with --part 1/N … --part N/N')
+
+
+# %% ../nbs/93_cli.ipynb #8a3ce065
+def _merge_slices(dst):
+    from liverseg.convert import merge_slices
+    _tell(merge_slices(dst), dst)
+
+def _merge_results(out):
+    from liverseg.folder import merge_results
+    _tell_masks(merge_results(out), out)
+
+def _merge_report(report, against):
+    from liverseg.compare import merge_masks
+    from liverseg.evaluate import merge_report
+    from liverseg.measured import parts_of_masks
+    told = merge_masks(report, echo) if parts_of_masks(report) else merge_report(report)
+    _tell_report(told, report, against)
+
+def _merge_checks(path):
+    from liverseg.check import merge_checks
+    reports, src, notes = merge_checks(path)
+    _tell_findings(src, reports, notes, strict=False)
+
 
 # %% ../nbs/93_cli.ipynb #02b9e54a
 @main.command()

@@ -10,7 +10,7 @@ import hashlib, json, logging, os, pkgutil, platform, re, threading
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from . import __version__
@@ -95,8 +95,8 @@ def _on_worker(version, folder, func, *args):
 class _Dask(Executor):
     "The workers of a Dask cluster, for `each`"
     tries = 0 # Dask has lost four workers over a task by the time that it says so
-    def __init__(self, client, workers, resources):
-        self.client, self.resources, self.ended = client, resources, SimpleQueue()
+    def __init__(self, client, workers, resources, say):
+        self.client, self.resources, self.say, self.ended = client, resources, say, SimpleQueue()
         self.ahead = max(1000, 4*workers)
         threading.Thread(target=self._deliver, daemon=True).start()
     def submit(self, func, *args):
@@ -107,11 +107,20 @@ class _Dask(Executor):
         return answer
     def _deliver(self):
         "Give each answer to whoever waits for it, until `shutdown`; what came meanwhile is fetched in one go"
-        while (first := self.ended.get()) is not None:
+        while (first := _next(self.ended, self.client, self.say)) is not None:
             pairs = [first, *(self.ended.get() for _ in range(self.ended.qsize()))]
             _hand_over(self.client, [pair for pair in pairs if pair])
             if None in pairs: return
     def shutdown(self, wait=True, **how): self.ended.put(None)
+
+# %% ../nbs/94_cluster.ipynb #050599d5
+def _next(ended, client, say):
+    "The next task that ended; if there is none for long, since no worker is left, this is said"
+    with suppress(Empty): return ended.get(timeout=_PATIENCE)
+    with suppress(Exception): # the scheduler may be lost
+        if say and not client.scheduler_info()['workers']: say('no worker is left; the work waits for new ones')
+    return ended.get()
+
 
 # %% ../nbs/94_cluster.ipynb #287ec090
 def _hand_over(client, pairs):
@@ -151,7 +160,7 @@ def cluster(
     address, # of a Dask scheduler, such as tcp://node1:8786, or its scheduler file; None: no cluster
     needs=(), # paths that every worker must see
     gpu: bool = False, # where workers declare the resource GPU, each task asks for one
-    say=None, # called with the number of workers and the address of the dashboard
+    say=None, # called with the number of workers and the address of the dashboard, and if no worker is left
 ): # a context: an executor for `each`, or None
     "The workers of a Dask cluster that runs already; raises `BadInput` if they cannot be used or are lost"
     if address is None: yield None; return
@@ -161,7 +170,7 @@ def cluster(
             workers = _fit(client, address, needs)
             if say: say(f'{len(workers)} worker(s) at {address}; their work is shown at {client.dashboard_link}')
             wants = dict(GPU=1) if gpu and any('GPU' in w['resources'] for w in workers.values()) else None
-            with _Dask(client, len(workers), wants) as pool: yield pool
+            with _Dask(client, len(workers), wants, say) as pool: yield pool
         except CancelledError:
             raise BadInput(f'{address}: the scheduler was lost; start it and its workers again, and give the same '
                            'command, which goes on from here') from None

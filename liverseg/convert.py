@@ -23,7 +23,7 @@ from .cases import SPLITS, Case, liver_mask, read_case, spacing_known
 from .look import contact_sheet
 from .manifest import COLUMNS, join_manifests, read_manifest, read_table, write_rows
 from liverseg.grow import (
-    FILES, Place, any_record, file_stamp, find_record, growing, join_cases, merging, move_case, only_here, write_part,
+    FILES, Place, any_record, file_stamp, find_record, join_cases, merging, move_case, only_here, workplace, write_part,
     write_record)
 from .pixels import PixelForm, read_png
 from .volume import WINDOW, Volume, to_slices, volume_ml
@@ -98,13 +98,13 @@ def make_dataset(
     src, form = Path(src), PixelForm(windows, bits)
     _check_options(src, dst, check, strict)
     cases = [c for c in find_cases(src, **finding) if part is None or part.holds(c.subject)]
-    with growing(dst, dict(form.as_dict(), preview=preview), part) as place:
-        job = _Job(place, src, form, preview, check, on_error, strict)
+    with workplace(dst, dict(form.as_dict(), preview=preview), part) as place:
+        job = _Work(place, src, form, preview, check, on_error, strict)
         spread = partial(each, workers=workers, pool=pool, batch=_batch(cases, pool))
         return _convert_cases(job, cases, spread, part)
 
 # %% ../nbs/01_convert.ipynb #95d639c6
-class _Job(NamedTuple):
+class _Work(NamedTuple):
     "What a worker must know besides its case"
     place: Place
     src: Path
@@ -124,7 +124,7 @@ def _convert_cases(job, cases, spread, part):
     reports = list(spread(partial(_look, job), cases, failed=partial(_unread, job)))
     own = [[*r.errors] for r in reports] # before they are compared
     good, said = _sift(cases, compare(reports), job.on_error, job.strict)
-    answers = spread(partial(_convert_case, job), good, failed=partial(_why, job))
+    answers = spread(partial(_convert_case, job), good, failed=partial(_sentence, job))
     done = {(c.split, c.subject): found for c, found in zip(good, answers)}
     said['skipped'] += (errors := [why for why in done.values() if isinstance(why, str)])
     if errors and job.on_error == 'stop': raise BadInput(*errors)
@@ -218,7 +218,7 @@ def _made(job, case, found):
     return dict(found, new=True)
 
 # %% ../nbs/01_convert.ipynb #89180f65
-def _why(job, case, error):
+def _sentence(job, case, error):
     "A sentence on a case that failed; a disk that is full, and the like, ends a run unless it skips"
     if isinstance(error, WorkerLost): return f'{case.image}: {error}'
     if isinstance(error, BadInput): return str(error)
@@ -227,7 +227,7 @@ def _why(job, case, error):
             'report this')
 
 def _unread(job, case, error):
-    return CaseCheck(case.subject, case.split, str(case.image or ''), errors=[_why(job, case, error)])
+    return CaseCheck(case.subject, case.split, str(case.image or ''), errors=[_sentence(job, case, error)])
 
 # %% ../nbs/01_convert.ipynb #2725ce14
 @delegates(make_dataset, keep=True)

@@ -28,7 +28,7 @@ with warnings.catch_warnings(): # fastai still calls torch.jit.script when it is
 from .manifest import manifest_path, read_manifest
 from .pixels import IMAGENET_STATS, PixelForm, read_form, read_png, resize_mask
 from .recipe import CODES
-from .work import BadInput, WorkerLost, _answers, _Processes
+from .work import BadInput, WorkerLost, _in_order, _Processes
 
 # %% ../nbs/02_data.ipynb #941b53b5
 def split_by_subject(
@@ -205,7 +205,7 @@ class Feed:
 @patch
 def _ahead(self: Feed, new):
     "Read in the processes; what they cannot read because the system stops them is read here"
-    for names, (arrays, error) in zip(new, _answers(self.read, new, self.pool, 1, most := 2*self.workers + 1, most)):
+    for names, (arrays, error) in zip(new, _in_order(self.read, new, self.pool, 1, most := 2*self.workers + 1, most)):
         if error and not isinstance(error, WorkerLost): raise error
         yield self.read(names) if error else arrays
 

@@ -65,7 +65,7 @@ def read_manifest(
     path, seen, kept = manifest_path(folder), _Seen(), []
     if not path.is_file():
         raise BadInput(f'{path}: there is no such file; make the folder with `liverseg convert SRC {folder}`')
-    for table in _tables(path):
+    for table in _pieces_of(path):
         _check_rows(table, path)
         seen.add(table)
         kept.append(_slim(table[table['split'].isin(splits)], seen.names))
@@ -73,7 +73,7 @@ def read_manifest(
     return pd.concat(kept, ignore_index=True)
 
 # %% ../nbs/22_manifest.ipynb #cf2ef078
-def _tables(path, rows=100_000):
+def _pieces_of(path, rows=100_000):
     "A manifest, piece by piece, with its numbers as numbers"
     for table in _rows_of_parquet(path, rows) if path.suffix == '.parquet' else _texts(path, _MAKE_IT, rows):
         if missing := [c for c in COLUMNS if c not in table]:
@@ -193,7 +193,7 @@ def _to_parquet(path):
     kinds = {c: pyarrow.float64() if c in NUMBERS else pyarrow.string() for c in COLUMNS}
     schema, half = pyarrow.schema(kinds | dict(z=pyarrow.int32(), liver_px=pyarrow.int32())), f'{path}.parquet'
     with parquet.ParquetWriter(half, schema, compression='zstd') as file:
-        for table in _tables(Path(path)):
+        for table in _pieces_of(Path(path)):
             file.write_table(pyarrow.Table.from_pandas(table[COLUMNS], schema, preserve_index=False))
     os.replace(half, path)
     return True

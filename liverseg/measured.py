@@ -27,10 +27,10 @@ def case_found(
     **more, # JSON values
 ) -> dict: # JSON values
     "What was measured in one case"
-    rows = [[row[k] for k in _SLICE_COLUMNS] for row in slices]
+    rows = [[row[k] for k in _SLICE_CELLS] for row in slices]
     return dict(subject=subject, slices=rows, spacing=list(map(float, spacing)), far=far, **more)
 
-_SLICE_COLUMNS = ('z', 'dice', 'both_px', 'pred_px', 'true_px')
+_SLICE_CELLS = ('z', 'dice', 'both_px', 'pred_px', 'true_px')
 
 # %% ../nbs/55_measured.ipynb #f1e78f90
 def measure_each(
@@ -64,7 +64,7 @@ def measured_tables(
     "The cases as tables; raises `BadInput` if none could be measured"
     good = [f for f in found if 'error' not in f]
     if not good: raise BadInput(*(f['error'] for f in found))
-    tables = [pd.DataFrame(f['slices'], columns=list(_SLICE_COLUMNS)) for f in good]
+    tables = [pd.DataFrame(f['slices'], columns=list(_SLICE_CELLS)) for f in good]
     slices = pd.concat(tables, keys=[f['subject'] for f in good], names=['subject', None])
     slices = slices.reset_index('subject').reset_index(drop=True)
     return case_table(slices, *({f['subject']: f[k] for f in good} for k in ('spacing', 'far'))), slices

