@@ -259,36 +259,26 @@ def capacity(args):
     return found
 
 
-def night(workers, scans, seconds, ahead, task=1e-3, lost=1e-3, long=.01, seed=0, ordered=True):
-    """What a cluster of so many workers reaches: the share of the workers' time that is spent on scans.
+def night(workers, scans, seconds, window, task, lost=1e-3, long=.01, seed=0):
+    """What a cluster of so many workers reaches: the share of the workers' time in which scans are worked on.
 
-    `seconds` is the mean of a scan, log-normal; a share `long` takes ten times as long; a share `lost` of the tasks
-    loses its worker, which comes back after a minute; `task` is what the parent or scheduler needs for each, one after
-    the other; `ahead` the tasks that wait, counted as `each` does it: from the oldest that is not finished."""
-    rng = random.Random(seed)
-    spread = .5
-    draw = lambda: seconds/1.08*rng.lognormvariate(-spread**2/2, spread)*(10 if rng.random() < long else 1)
-    free, done, work, now = [0.]*workers, [], 0., 0.
-    heapq.heapify(free)
-    window = [] # ends of the tasks under way, in the order of the list
-    head = 0
+    `seconds` is the mean of a scan, log-normal; a share `long` takes ten times as long; a share `lost` loses its
+    worker, which comes back after a minute, while the scan begins anew; `task` is what scheduler and client need for
+    each scan, one after the other. `window` is how far the work may be ahead of the oldest scan that is not done."""
+    rng, free, ends = random.Random(seed), [0.]*workers, []
+    draw = lambda: seconds/(1 + 9*long)*rng.lognormvariate(-.125, .5)*(10 if rng.random() < long else 1)
+    now = oldest = work = 0. # `oldest`: when all scans up to the one that leaves the window are done
     for k in range(scans):
-        if k - head >= ahead: # wait for the oldest, as `each` does, or for any
-            now = max(now, done[head] if ordered else sorted(done[head:])[0])
-            head += 1
-        now += task
-        start = max(now, heapq.heappop(free))
-        length = draw()
-        end = start + length
-        again = start
-        while rng.random() < lost: # the work so far is lost, and another worker begins anew
-            heapq.heappush(free, again + length*rng.random() + 60)
-            again = max(now, heapq.heappop(free))
-            end = again + length
-        heapq.heappush(free, end)
-        done.append(end)
+        if k >= window: oldest = max(oldest, ends[k - window])
+        now = max(now + task, oldest)
+        length, start = draw(), max(now, heapq.heappop(free))
+        while rng.random() < lost:
+            heapq.heappush(free, start + length*rng.random() + 60)
+            start = max(now, heapq.heappop(free))
+        heapq.heappush(free, start + length)
+        ends.append(start + length)
         work += length
-    return work/(workers*max(done))
+    return work/(workers*sorted(ends)[int(.95*scans)])*.95 # the last scans, which leave workers idle, are left out
 
 
 async def _stub(seconds):
@@ -296,13 +286,10 @@ async def _stub(seconds):
     return seconds
 
 
-def _waits(seconds): return seconds
-
-
 def one_loop(args):
     "Dask's own scheduler with as many workers as asked for, all in one process and on one event loop, and stub tasks"
     import dask
-    from distributed import Client, Scheduler, Worker, as_completed
+    from distributed import Client, Scheduler, Worker
     dask.config.set({'distributed.comm.timeouts.connect': '120s', 'distributed.scheduler.work-stealing': True,
                      'distributed.worker.profile.enabled': False, 'distributed.admin.tick.limit': '1h'})
     async def run(n):
@@ -340,14 +327,13 @@ def simulate(args):
     found = dict(seconds=seconds, task=task, lost=1e-3, long=.01, rows=[])
     print(f'  scans of {seconds:.1f} s, one in 100 ten times as long, one task in 1000 loses its worker, '
           f'{task*1e3:.2f} ms a task')
+    ahead = lambda n: max(1000, 4*n) # as liverseg.cluster has it
     for n in args.simulated:
-        row = dict(workers=n)
-        for name, ahead in dict(four=4*n, ours=max(1000, 4*n), wide=64*n).items():
-            row[name] = night(n, min(100*n, 400_000), seconds, ahead, task)
-        row['scans_a_second'] = n/seconds
-        found['rows'].append(row)
-        print(f'  {n:6} workers, {n/seconds:8.1f} scans a second: busy {row["ours"]:.0%} with '
-              f'max(1000, 4·workers) tasks ahead, {row["wide"]:.0%} with 64·workers')
+        scans = min(100*n, 500_000) if args.quick else min(200*n, 2_000_000)
+        strict, ours = (night(n, scans, seconds, far*ahead(n), task) for far in (1, 64))
+        found['rows'].append(dict(workers=n, scans_a_second=n/seconds, strict=strict, ours=ours))
+        print(f'  {n:6} workers, {n/seconds:7.1f} scans a second: busy {ours:.0%}; {strict:.0%} if no more than '
+              f'{ahead(n)} scans could be ahead of the oldest')
     if args.loop_workers:
         found['one_loop'] = loop = one_loop(args)
         for name in ('nothing', 'work'):
