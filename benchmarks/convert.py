@@ -51,8 +51,8 @@ def pairs(src):
 
 def targets(dst, split, subject):
     "A function from slice number to the two files of that slice, named as ours are"
-    for kind in ('images', 'masks'): (Path(dst)/split/kind).mkdir(parents=True, exist_ok=True)
-    return lambda z: [Path(dst)/split/kind/f'{subject}_{z:03d}.png' for kind in ('images', 'masks')]
+    for kind in ('images', 'masks'): (Path(dst)/split/kind/subject).mkdir(parents=True, exist_ok=True)
+    return lambda z: [Path(dst)/split/kind/subject/f'{subject}_{z:03d}.png' for kind in ('images', 'masks')]
 
 def plain_slices(image, mask):
     "The pixels of the image and of the mask, slice by slice, as a tutorial would compute them"

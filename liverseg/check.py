@@ -333,6 +333,7 @@ def write_checks(
     told = as_json(reports, src, notes) | (dict(part=part.label, of=len(cases)) if part else {})
     atomic_write(part_path(path, part), (json.dumps(told, indent=1) + '\n').encode())
 
+# %% ../nbs/17_check.ipynb #bc35bca4
 def merge_checks(
     path, # NAME.json
 ) -> tuple: # (list of CaseCheck, what was checked, notes on the data set as a whole)

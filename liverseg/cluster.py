@@ -94,7 +94,7 @@ def _on_worker(version, folder, func, *args):
 # %% ../nbs/94_cluster.ipynb #36ab74af
 class _Dask(Executor):
     "The workers of a Dask cluster, for `each`"
-    tries = 0 # Dask has lost four workers over a task by the time that it says so
+    tries = 1 # by then Dask has lost four workers over a task, or over the one that it waited beside
     def __init__(self, client, workers, resources, say):
         self.client, self.resources, self.say, self.ended = client, resources, say, SimpleQueue()
         self.ahead = max(1000, 4*workers)
@@ -154,6 +154,11 @@ def _quiet():
     finally:
         for log, level in zip(logs, levels): log.setLevel(level)
 
+def _shown_at(client):
+    "Where the dashboard is, if the scheduler has one"
+    with suppress(KeyError): return f'; their work is shown at {client.dashboard_link}'
+    return ''
+
 # %% ../nbs/94_cluster.ipynb #d391ea9c
 @contextmanager
 def cluster(
@@ -168,7 +173,7 @@ def cluster(
         client = _connected(address)
         try:
             workers = _fit(client, address, needs)
-            if say: say(f'{len(workers)} worker(s) at {address}; their work is shown at {client.dashboard_link}')
+            if say: say(f'{len(workers)} worker(s) at {address}{_shown_at(client)}')
             wants = dict(GPU=1) if gpu and any('GPU' in w['resources'] for w in workers.values()) else None
             with _Dask(client, len(workers), wants, say) as pool: yield pool
         except CancelledError:

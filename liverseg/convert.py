@@ -116,7 +116,7 @@ class _Work(NamedTuple):
 
 def _batch(cases, pool):
     "How many cases make a task of a pool: several, if there are many"
-    return max(1, min(16, len(cases) // (8*getattr(pool, 'ahead', 4))))
+    return max(1, min(16, len(cases) // (8*getattr(pool, 'ahead', 4)))) if pool else 1
 
 # %% ../nbs/01_convert.ipynb #a2d3c569
 def _convert_cases(job, cases, spread, part):
@@ -139,7 +139,7 @@ def _put_together(place, cases, done, said, meta):
     "Join what is done, and say what that is"
     wanted = [(*who, found[2]) for who, found in done.items() if not isinstance(found, str)]
     if not wanted: raise BadInput(*said['skipped'], f'{place.dst}: no case is left to convert; fix these files')
-    gone = join_cases(place, wanted, meta)
+    gone = sorted({*join_cases(place, wanted, meta)} - {c.subject for c in cases})
     return _summary(cases, done, said, gone=gone, new=sum(new for *_, new in wanted) if place.grows else None)
 
 def _summary(cases, done, said, **more):
@@ -160,8 +160,7 @@ def _sift(cases, reports, on_error, strict):
     "The cases to convert, and what to report about all of them"
     good, said = [], dict(warnings=[], skipped=[])
     for c, r in zip(cases, reports):
-        errors = r.errors if r else [c.error] if c.error else []
-        notes = [(c.subject, str(n)) for n in r.warnings] if r else []
+        errors, notes = r.errors, [(c.subject, str(n)) for n in r.warnings]
         if strict and notes and not errors:
             found = '; '.join(text for _, text in notes)
             errors, notes = [f'{c.image}: {found}; fix it, or convert without --strict'], []

@@ -49,7 +49,7 @@ def _demo_data(root, seed, step):
     shutil.rmtree(root/'data', ignore_errors=True)
     make_cohort(root/'data', DEMO['n_train'], DEMO['n_test'], seed, DEMO['shape'])
     step('volumes to slices')
-    noticed, made = conversion_lines(convert(root/'data', root/'png'), root/'png')
+    noticed, made = conversion_lines(convert(root/'data', root/'png').attrs, root/'png')
     for line in (*noticed, made): step.say(line)
 
 # %% ../nbs/95_demo.ipynb #75049ae4

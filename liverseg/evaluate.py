@@ -94,7 +94,12 @@ def evaluate_case(
     slices = [slice_row(subject, r.z, pred, true) for r, pred, true in found]
     return case_found(subject, slices, spacing, _case_distances(found, tolerance), bins=bins.counts())
 
-def by_subject(table): return {subject: rows for subject, rows in table.groupby('subject')}
+# %% ../nbs/05_evaluate.ipynb #a53ca639
+def by_subject(
+    table: pd.DataFrame, # rows of a manifest
+) -> dict: # subject to its rows
+    "The rows of each subject"
+    return {subject: rows for subject, rows in table.groupby('subject')}
 
 # %% ../nbs/05_evaluate.ipynb #76951fc0
 def _case_distances(found, tolerance):

@@ -16,7 +16,7 @@ import filelock
 
 from .cases import SPLITS, Case
 from .manifest import join_manifests
-from .work import BadInput, _locked, _place_named, _replace, _resume, check_target, staged
+from .work import BadInput, _locked, _place_named, _replace, _resume, atomic_write, check_target, staged
 
 # %% ../nbs/23_grow.ipynb #c565ff7c
 FILES = (*SPLITS, 'preview', 'manifests', 'manifest.csv', 'manifest.parquet', 'dataset.json', '.done', '.checked.json',
@@ -26,7 +26,8 @@ def belongings(
     split: str,
     subject: str,
 ) -> tuple: # of str, below the folder of slices; the record is the last
-    "Where all that belongs to a subject is"
+    "Where all that belongs to a subject is; raises `ValueError` for a name that would lead elsewhere"
+    if not subject.strip('.') or '/' in subject: raise ValueError(f'{subject!r} cannot be the name of a folder')
     return (f'{split}/images/{subject}', f'{split}/masks/{subject}', f'preview/{subject}.png',
             f'manifests/{subject}.csv', f'.done/{split}.{subject}.json')
 
@@ -70,9 +71,15 @@ class Place(NamedTuple):
     part: Path # hidden, beside dst; not yet part of the data set
     dst: Path # the folder that was asked for
     grows: bool = False # dst is there, was made with the same options, and only needs what is new
+    options: dict = {} # what decides the content
 
     def records(self): # of a case
         return [self.part/'.done', *[self.dst/'.done']*self.grows]
+
+def _made_with(folder, options):
+    "Was a folder made with these options?"
+    try: return (folder/'.done'/'options.json').read_text() == json.dumps(options, sort_keys=True)
+    except (OSError, ValueError): return False
 
 # %% ../nbs/23_grow.ipynb #b375361b
 def find_record(
@@ -132,7 +139,7 @@ def only_here(
     wait: float = 600., # seconds
 ):
     "Keep all other processes from working at a case; raises `BadInput` if one does so for too long"
-    if not (place.part/'.done').is_dir(): raise BadInput(f'{place.dst}: the run that this was for has ended')
+    if not _made_with(place.part, place.options): raise BadInput(f'{place.dst}: the run that this was for has ended')
     lock = filelock.FileLock(place.part/'.done'/f'{case.split}.{case.subject}.lock', timeout=wait)
     try: lock.acquire()
     except filelock.Timeout:
@@ -155,17 +162,12 @@ def workplace(
     check_target(dst, FILES, 'dataset.json')
     with _whole_run(dst, options) if part is None else _part_run(dst, options, part) as place: yield place
 
-def _made_with(folder, options):
-    "Was a folder made with these options?"
-    try: return (folder/'.done'/'options.json').read_text() == json.dumps(options, sort_keys=True)
-    except (OSError, ValueError): return False
-
 # %% ../nbs/23_grow.ipynb #f8a24931
 @contextmanager
 def _whole_run(dst, options):
     "Work alone; what did not exist before goes again if there is bad input"
     with _locked(dst) as folder:
-        place = Place(folder, dst, _made_with(dst, options))
+        place = Place(folder, dst, _made_with(dst, options), options)
         _refuse_parts(place)
         fresh = _resume(folder, options)
         try: yield place
@@ -178,7 +180,7 @@ def _whole_run(dst, options):
 def _part_run(dst, options, part):
     "Work beside other parts; if this one is stopped, that is kept for the merge"
     with _locked(dst, wait=60) as folder:
-        place = Place(folder, dst, _made_with(dst, options))
+        place = Place(folder, dst, _made_with(dst, options), options)
         if not _made_with(folder, options): _refuse_parts(place)
         _resume(folder, options)
         lock = filelock.FileLock(folder/'.done'/f'{part.label}.lock', timeout=0)
@@ -225,14 +227,13 @@ def join_cases(
     meta: dict, # for dataset.json
 ) -> list: # of subjects that were in the data set and are no longer
     "Make one data set of all cases wanted, old and new"
-    if place.grows: gone = _take_in(place, wanted)
-    else:
-        gone = []
-        join_manifests(place.part, [subject for _, subject, _ in wanted])
-        (place.part/'dataset.json').write_text(json.dumps(meta, indent=1) + '\n')
-        _sweep(place.part, wanted)
-        _replace(place.part, place.dst)
-    return gone
+    home = place.dst if place.grows else place.part
+    atomic_write(home/'dataset.json', (json.dumps(meta, indent=1) + '\n').encode())
+    if place.grows: return _take_in(place, wanted)
+    join_manifests(home, [subject for _, subject, _ in wanted])
+    _sweep(home, wanted)
+    _replace(home, place.dst)
+    return []
 
 def _take_in(place, wanted):
     "Move the new cases to the others"
@@ -280,7 +281,7 @@ def merging(
         try: options = json.loads((folder/'.done'/'options.json').read_bytes())
         except (OSError, ValueError):
             raise BadInput(f'{dst}: has no parts that wait to be merged; make them with --part 1/2, 2/2 and so on')
-        place = Place(folder, dst, _made_with(dst, options))
+        place = Place(folder, dst, _made_with(dst, options), options)
         _refuse_parts(place)
         yield place, options, _read_parts(place)
 

@@ -49,6 +49,8 @@ def _complain(case):
     "The case with what is wrong about its files, if anything is"
     if printable(case.subject) != case.subject:
         why = f'{case.image or case.mask}: has characters in its name that no table can hold; rename it'
+    elif not case.subject.strip('.'):
+        why = f"{case.image or case.mask}: names its subject '{case.subject}', as no folder can be called; rename it"
     elif case.image is None:
         why = (f"{case.mask}: is a mask without an image; "
                f"add the image of subject '{case.subject}' or remove the mask")

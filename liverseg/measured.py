@@ -92,8 +92,11 @@ def report_measured(
     write_report(report, _with_errors(cases, failed), slices, summary, draw(cases, slices))
     return summary
 
-def part_told(found):
-    "What is known when a part is done: the number of its cases, and subject to reason for those that failed"
+# %% ../nbs/55_measured.ipynb #154f4455
+def part_told(
+    found: list, # of dict, as measure_each gives them
+) -> dict: # cases: their number; failed: subject to reason for those that could not be measured
+    "What is known of cases before there is a report"
     return dict(cases=len(found), failed={f['subject']: f['error'] for f in found if 'error' in f})
 
 # %% ../nbs/55_measured.ipynb #af83e373
@@ -140,14 +143,28 @@ def read_measured(
         found |= {case['subject']: case for case in cases}
     return heads[0], found
 
-def in_order(found, subjects, report):
+# %% ../nbs/55_measured.ipynb #eab7bbbd
+def in_order(
+    found: dict, # of read_measured
+    subjects, # those that should have been measured, in order
+    report, # for the message
+) -> list: # of dict, as measure_each gives them
     "What was found, in the order of the subjects; raises `BadInput` unless it is they that were measured"
     if odd := sorted(found.keys() ^ set(subjects)):
         raise BadInput(f'{report}: its parts measured other cases than there are now ({odd[0]} is in one alone); '
                        'run all parts again')
     return [found[subject] for subject in subjects]
 
-def parts_of_masks(report): return 'pred' in _read_head(finished_parts(f'{report}.jsonl')[0]) # or of a model
+# %% ../nbs/55_measured.ipynb #69305a3f
+def parts_of_masks(
+    report, # folder of the report that is wanted
+) -> bool:
+    "Are the parts beside a report those of anybody's masks? Otherwise they are those of a network; raises `BadInput`"
+    return 'pred' in _read_head(finished_parts(f'{report}.jsonl')[0])
 
-def remove_parts(report):
+# %% ../nbs/55_measured.ipynb #5880a562
+def remove_parts(
+    report, # folder of a report that is made
+):
+    "Remove the parts beside it"
     for p in finished_parts(f'{report}.jsonl'): p.unlink(missing_ok=True)

@@ -200,6 +200,7 @@ def open_once(
         _OPENED.clear()
         return _OPENED.setdefault((place, model_mark(found)), found)
 
+# %% ../nbs/34_models.ipynb #8b452ab1
 def model_mark(
     opened: tuple, # of open_model
 ) -> str: # 16 hex digits

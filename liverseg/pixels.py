@@ -97,7 +97,8 @@ def read_png(
                            'read; check it')
         pixels = np.asarray(img)
     except BadInput: raise
-    except Exception: raise BadInput(f'{path}: cannot be read as PNG; convert it again') # Pillow raises nearly anything
+    except Exception: # Pillow raises nearly anything
+        raise BadInput(f'{path}: cannot be read as PNG; replace it, or remove it and convert again')
     if img.mode != kind:
         raise BadInput(f'{path}: is not {KINDS[kind]} picture but of mode {img.mode}; convert it first')
     return pixels
@@ -151,9 +152,10 @@ def read_slice_mask(
 ) -> np.ndarray: # (h, w) uint8, 0 and 1
     "A slice's mask; raises `BadInput`"
     mask = read_png(path, 'L')
-    if mask.shape != shape: raise BadInput(f'{path}: has the size {mask.shape}, its slice {shape}; convert again')
+    if mask.shape != shape:
+        raise BadInput(f'{path}: has the size {mask.shape}, its slice {shape}; remove it and convert again')
     if mask.max(initial=0) > 1:
-        raise BadInput(f'{path}: holds values up to {mask.max()}, and must hold 0 and 1; convert again')
+        raise BadInput(f'{path}: holds values up to {mask.max()}, and must hold 0 and 1; remove it and convert again')
     return mask
 
 # %% ../nbs/21_pixels.ipynb #5b629dad

@@ -14,7 +14,8 @@ from PIL import Image
 from conftest import content, run
 from liverseg.cli import main
 
-COMMANDS = ('download', 'check', 'convert', 'import-slices', 'train', 'evaluate', 'predict', 'export', 'demo')
+COMMANDS = ('download', 'check', 'convert', 'import-slices', 'train', 'evaluate', 'predict', 'merge', 'export',
+            'demo')
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -51,7 +52,10 @@ print("torch" in sys.modules)'''
                                   ['train', 'a', 'b', '--seed', '-1'], ['convert', 'a', 'b', '--window=-inf,inf'],
                                   ['evaluate', 'a'], ['evaluate', 'a', 'b', 'c'],
                                   ['predict', 'a', 'b', 'c'], ['predict', 'a', 'b', '--tta', 'all'], ['nothing'],
-                                  ['convert', 'a', 'b', '--workers', '0']])
+                                  ['convert', 'a', 'b', '--workers', '0'], ['convert', 'a', 'b', '--part', '3/2'],
+                                  ['convert', 'a', 'b', '--workers', '2', '--cluster', 'c'],
+                                  ['check', 'a', '--part', '1/2'], ['predict', 'a', 'b', '--part', '1/2'],
+                                  ['evaluate', 'a', 'b', '--part', '1/2', '--against', 'c'], ['merge']])
 def test_wrong_usage_is_two(args):
     done = run(*args, ok=2)
     assert 'Usage:' in done.stderr

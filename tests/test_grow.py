@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -94,7 +95,8 @@ def test_the_command_says_what_changed(src, others, tmp_path):
 
 
 @pytest.mark.parametrize('what', ['another split', 'labels', 'a scan gone bad', 'a lost slice', 'a lost table',
-                                  'a mask gone', 'a moved source', 'a broken record', 'stray files'])
+                                  'a mask gone', 'a moved source', 'a broken record', 'stray files',
+                                  'a broken description'])
 def test_as_if_made_anew(what, src, tmp_path):
     lib.make_dataset(src, dst := tmp_path / 'png')
     before, options, redone = times(dst), dict(on_error='skip'), {'synth_e01'}
@@ -108,7 +110,8 @@ def test_as_if_made_anew(what, src, tmp_path):
     if what == 'a broken record': (dst / '.done/train.synth_e01.json').write_text('[' * 10**5)
     if what == 'stray files': (dst / 'train/images/stray').mkdir(), (dst / 'manifests/stray.csv').touch()
     if what == 'stray files': redone.clear()
-    lib.make_dataset(src, dst, **options)
+    if what == 'a broken description': (dst / 'dataset.json').write_text('{'), redone.clear()
+    assert lib.make_dataset(src, dst, **options)['gone'] == []  # a scan that is left out is named as such
     if what == 'a mask gone': redone = {'synth_e04'}
     assert touched(dst, before) == redone and as_if_anew(src, dst, **options)
 
@@ -211,6 +214,8 @@ def test_a_case_that_another_process_holds_is_waited_for(src, tmp_path, monkeypa
         assert child.poll() is None
     assert child.wait(60) == 0 and as_if_anew(src, tmp_path / 'png')
     assert 'has ended' in complaint(grow.only_here(place, case).__enter__)  # nothing is left to write to
+    with grow.workplace(tmp_path / 'png', dict(bits=16), shares(1)[0]):  # nor where other slices are made
+        assert 'has ended' in complaint(grow.only_here(place, case).__enter__)
 
 
 def test_two_runs_at_once_on_a_folder_that_grows(src, others, tmp_path):
@@ -435,8 +440,85 @@ def test_lines_are_counted_across_pieces(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(manifest.read_manifest(tmp_path), manifest.read_manifest(tmp_path, ['train']))
 
 
+@pytest.mark.parametrize('name', ['.', '..', '...'])
+def test_a_scan_that_is_called_dots(name, src, tmp_path):
+    for kind in ('orig', 'liver'):
+        shutil.copy(pair(src, 'synth_e01')[kind == 'liver'], src / f'train/nii/scan_{name}_{kind}.nii.gz')
+    names = dict(image_name='{subject}_orig', mask_name='{subject}_liver')
+    assert lib.make_dataset(src, tmp_path / 'a', **names)['subjects'] == 5  # scan_. and so on are names
+    for path in (src / 'train/nii').glob('synth*'): path.rename(path.with_name(f'scan_{path.name}'))
+    for path in (src / 'test/nii').glob('synth*'): path.rename(path.with_name(f'scan_{path.name}'))
+    names = dict(image_name='scan_{subject}_orig', mask_name='scan_{subject}_liver')
+    assert 'as no folder can be called' in complaint(lib.make_dataset, src, tmp_path / 'b', **names)
+    assert lib.make_dataset(src, tmp_path / 'b', on_error='skip', **names)['subjects'] == 4
+
+
 def test_a_subject_that_would_lead_out_of_its_folder(tmp_path):
     from test_hostile import slices
     for name in ('.', '..'):
         shutil.rmtree(tmp_path / 's', ignore_errors=True)
         assert 'rename it' in complaint(lib.import_slices, slices(tmp_path / 's', subject=name), tmp_path / 'out')
+
+
+# ---- memory
+
+KEPT = """
+import re, sys
+import liverseg.manifest as manifest
+from pathlib import Path
+def kept(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])*1024
+manifest._check_files = lambda *a: None  # the slices are not there
+manifest.read_manifest(sys.argv[1])
+small = kept()
+table = manifest.read_manifest(sys.argv[2])
+print((kept() - small)/len(table))
+"""
+
+LEAKS = """
+import re, sys
+from pathlib import Path
+from liverseg.check import CaseCheck, compare
+from liverseg.work import Note
+def kept(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])*1024
+n, before = int(sys.argv[1]), kept()
+def stub(k):
+    where = f'/data/studies/site_{k % 50:02d}/{"test" if k % 10 == 0 else "train"}/nii/study_{k:07d}'
+    return CaseCheck(f'study_{k:07d}', 'test' if k % 10 == 0 else 'train', f'{where}_orig.nii.gz',
+                     f'{where}_liver.nii.gz', (512, 512, 250 + k % 7), (.7 + k % 5/100, .7, 1.25), 'LPS',
+                     (-1024., 3071.), (0, 1), 1500. + k, [],
+                     [Note('cut off', f'the liver touches the last slice of {k}')],
+                     f'{k - 1 if k % 1000 == 5 or k and k % 1000 == 0 else k:032x}')  # twins, and leaks
+reports = compare([stub(k) for k in range(n)])
+print(sum(bool(r.errors) for r in reports), sum(any(m.code == 'twin' for m in r.warnings) for r in reports),
+      (kept() - before)/n)
+"""
+
+
+def numbers(code, *args):
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [float(n) for n in done.stdout.split()]
+
+
+needs_proc = pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak is read from /proc')
+
+
+@needs_proc
+def test_a_row_of_a_manifest_is_a_few_hundred_bytes(tmp_path):
+    row = 'study_{0:05d},train,{1},train/images/study_{0:05d}/study_{0:05d}_{1:03d}.png,' \
+          'train/masks/study_{0:05d}/study_{0:05d}_{1:03d}.png,{1},0.7031251,0.7031251,1.2345678,study_{0:05d}.nii.gz\n'
+    for name, subjects in (('small', 400), ('large', 1600)):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / 'manifest.csv').open('w') as f:
+            f.write(','.join(manifest.COLUMNS) + '\n')
+            for s in range(subjects): f.writelines(row.format(s, z) for z in range(250))
+    bytes_a_row, = numbers(KEPT, tmp_path / 'small', tmp_path / 'large')
+    print(f'{bytes_a_row:.0f} bytes a row')
+    assert bytes_a_row < 450
+
+
+@needs_proc
+def test_leaks_among_100_000_scans_are_found_in_less_than_a_gigabyte():
+    errors, twins, bytes_a_scan = numbers(LEAKS, 100_000)
+    print(f'{bytes_a_scan:.0f} bytes a scan')
+    assert (errors, twins) == (99, 100) and bytes_a_scan*100_000 < 1e9

@@ -101,6 +101,10 @@ def test_metadata_comes_from_settings(clean):
 
 
 EXTRAS = dict(
+    cluster='import bokeh, pyarrow; from distributed import LocalCluster; from liverseg.cluster import cluster; '
+            'from liverseg.work import each; at = LocalCluster(1, processes=False, dashboard_address=None); '
+            'pool = cluster(at.scheduler_address); assert list(each(abs, [-1, 2], pool=pool.__enter__())) == [1, 2]; '
+            'pool.__exit__(None, None, None); at.close()',
     dicom='from liverseg.dicom import read_series; from liverseg.phantom import write_series; import gdcm; '
           'write_series(hu, eye, "ct"); assert read_series("ct").data.shape == hu.shape',
     lite='from liverseg.network import pretrained_encoder; pretrained_encoder("lite")',
