@@ -38,6 +38,13 @@ def processor(children=False):
     return used.ru_utime + used.ru_stime
 
 
+def peak():
+    "The most memory that this process had, in MB; not what it got from its parent, as in getrusage"
+    with contextlib.suppress(OSError):
+        return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])/1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+
+
 def small_scans(folder, n, first=0):
     "Scans of 16×16×4 voxels, all different, in a folder that `convert` reads"
     rng, nii = np.random.default_rng(first), Path(folder) / 'train/nii'
@@ -184,11 +191,11 @@ def memory(args):
     for name in STUBS:
         found[name] = {}
         for n in args.stubs:
-            code = (f'import resource, sys; sys.path.insert(0, {str(HERE)!r}); import scale; '
-                    f'scale.STUBS[{name!r}]({n}); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)')
+            code = (f'import sys; sys.path.insert(0, {str(HERE)!r}); import scale; '
+                    f'scale.STUBS[{name!r}]({n}); print(scale.peak())')
             said = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
             if said.returncode: print(said.stderr[-600:])
-            else: found[name][n] = round(int(said.stdout.split()[-1])/1024)
+            else: found[name][n] = round(float(said.stdout.split()[-1]))
         sizes = sorted(found[name])
         if len(sizes) > 1:
             more = (found[name][sizes[-1]] - found[name][sizes[0]])*1024/(sizes[-1] - sizes[0])
@@ -208,10 +215,9 @@ def real(args):
             told = make_dataset(src, dst, workers=args.workers)
             took, cpu = time.perf_counter() - start, processor() + processor(True) - cpu
             assert told['subjects'] == n, told
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
-            found.append(dict(scans=n, new=n - before, seconds=took, cpu=cpu, parent_mb=round(peak)))
+            found.append(dict(scans=n, new=n - before, seconds=took, cpu=cpu, parent_mb=round(peak())))
             print(f'  {n:6} scans, {n - before} of them new: {took:.1f} s, {took/(n - before)*1e3:.1f} ms a new scan, '
-                  f'{cpu/(n - before)*1e3:.1f} of CPU; the parent {peak:.0f} MB')
+                  f'{cpu/(n - before)*1e3:.1f} of CPU; the parent {peak():.0f} MB')
         start = time.perf_counter()
         make_dataset(src, dst, workers=args.workers)
         nothing = time.perf_counter() - start
@@ -220,50 +226,59 @@ def real(args):
 
 
 MEASURE = """
-import resource, sys, time
+import contextlib, io, resource, sys, time
 from pathlib import Path
 sys.path.insert(0, {here!r})
-scan, mask, out, kind = map(Path, sys.argv[1:])
+kind, scan, png, out = sys.argv[1], *map(Path, sys.argv[2:])
 def used(): r = resource.getrusage(resource.RUSAGE_SELF); return r.ru_utime + r.ru_stime
-if str(kind) == 'convert':
+if kind == 'check':
+    from liverseg.check import check
+    from liverseg.layouts import find_cases
+    def work(k): assert not check(find_cases(scan.parents[2]))[0].errors
+elif kind == 'convert':
     from liverseg.convert import make_dataset
-    def work(k): make_dataset(scan.parents[2], out / f'png{{k}}')
-else:
+    def work(k): make_dataset(scan.parents[2], png if k else out / 'first')
+elif kind == 'predict':
     from liverseg.predict import Segmenter, predict
     segmenter = Segmenter.load()
-    def work(k): predict(scan, out / f'mask{{k}}.nii.gz', segmenter, say=lambda s: None)
-start = used()
-work(0)
-first = used() - start
-start, clock = used(), time.perf_counter()
-work(1)
-print('found', used() - start, time.perf_counter() - clock, first,
-      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    def work(k): predict(scan, out / f'{{k}}.nii.gz', segmenter, say=lambda s: None)
+else:
+    from liverseg.evaluate import evaluate
+    def work(k): evaluate(png, out / str(k), device='cpu')
+with contextlib.redirect_stdout(io.StringIO()):
+    start = used()
+    work(0)
+    first, start, clock = used() - start, used(), time.perf_counter()
+    work(1)
+took = used() - start, time.perf_counter() - clock, first
+from scale import peak
+print('found', *took, peak())
 """
+KINDS = ('check', 'convert', 'predict', 'evaluate')
 
 
 def capacity(args):
     "One scan of ordinary size, synthetic, in a fresh process: the second of two, since a worker loads its network once"
     found = dict(price=PRICE, shape=args.shape)
     with tempfile.TemporaryDirectory() as tmp:
-        nii = Path(tmp) / 'scans/train/nii'
-        write_subject(make_subject(7, tuple(args.shape), (.75, .75, 1.5)), nii, 'ordinary')
-        scan, mask = nii / 'ordinary_orig.nii.gz', nii / 'ordinary_liver.nii.gz'
+        tmp, nii = Path(tmp), Path(tmp) / 'scans/test/nii'
+        write_subject(make_subject(7, tuple(args.shape), (.75, .75, 2.5)), nii, 'ordinary')
+        scan = nii / 'ordinary_orig.nii.gz'
         found['scan_mb'] = scan.stat().st_size/1e6
-        for kind in ('convert', 'predict'):
-            (out := Path(tmp) / kind).mkdir()
-            code = MEASURE.format(here=str(HERE))
-            said = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, scan, mask, out, kind],
-                                  capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+        for kind in KINDS:
+            (tmp / kind).mkdir()
+            command = [sys.executable, '-W', 'ignore', '-c', MEASURE.format(here=str(HERE)), kind, scan, tmp / 'png',
+                       tmp / kind]
+            said = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
             if said.returncode: sys.exit(said.stderr[-2000:])
-            cpu, clock, first, peak = map(float, said.stdout.split('found')[-1].split())
-            made = [p for p in out.rglob('*') if p.is_file() and ('png1' in str(p) or p.name.startswith('mask1'))]
-            found[kind] = dict(cpu=cpu, clock=clock, first=first, worker_mb=round(peak), files=len(made),
-                               disk_mb=sum(p.stat().st_size for p in made)/1e6)
+            cpu, clock, first, most = map(float, said.stdout.split('found')[-1].split())
+            made = tmp / 'png' if kind == 'convert' else tmp / kind
+            files = [p for p in made.rglob('*') if p.is_file() and not p.name.startswith('0.') and p.parts[-2] != '0']
+            size = sum(p.stat().st_size for p in files)/1e6
+            found[kind] = dict(cpu=cpu, clock=clock, first=first, worker_mb=round(most), files=len(files), disk_mb=size)
             hours = 1e6*cpu/3600
-            print(f'  {kind}: {cpu:.1f} CPU s a scan ({3600/cpu:.0f} scans an hour and core), {peak:.0f} MB a worker, '
-                  f'{found[kind]["disk_mb"]:.1f} MB and {len(made)} files; a million scans: {hours:,.0f} core hours, '
-                  f'{hours*PRICE:,.0f} $')
+            print(f'  {kind:8} {cpu:.1f} CPU s a scan ({3600/cpu:.0f} scans an hour and core), {most:.0f} MB a worker, '
+                  f'{size:.1f} MB in {len(files)} files; a million: {hours:,.0f} core hours, {hours*PRICE:,.0f} $')
     return found
 
 
@@ -319,7 +334,7 @@ def one_loop(args):
                     took, cpu = time.perf_counter() - start, processor() - cpu
                     found[name] = dict(tasks=tasks, seconds=took, cpu_ms_a_task=cpu/tasks*1e3, busy=sum(times)/(n*took))
                     del futures
-            found['mb'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+            found['mb'] = peak()
             for k in range(0, n, 50): await asyncio.gather(*(w.close() for w in workers[k:k + 50]))
         return found
     import logging
