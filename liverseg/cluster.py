@@ -156,7 +156,7 @@ def _quiet():
 
 def _shown_at(client):
     "Where the dashboard is, if the scheduler has one"
-    with suppress(KeyError): return f'; their work is shown at {client.dashboard_link}'
+    with suppress(KeyError): return f'; dashboard: {client.dashboard_link}'
     return ''
 
 # %% ../nbs/94_cluster.ipynb #d391ea9c

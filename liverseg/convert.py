@@ -234,10 +234,11 @@ def convert(
     src, # folder with {train,valid,test}/nii/, or a known data set
     dst, # folder to make or to add to
     windows=WINDOW, # one (low, high) in HU, or up to three, one per channel
+    workers: int = 1, # processes
     **kwargs # of make_dataset
 ) -> pd.DataFrame: # the manifest; its attrs are what make_dataset returns
     "Convert volumes to PNG slices as `make_dataset` does, and read the manifest; raises `BadInput`"
-    told = make_dataset(src, dst, windows, **kwargs)
+    told = make_dataset(src, dst, windows, workers, **kwargs)
     manifest = pd.DataFrame(columns=COLUMNS) if kwargs.get('part') else read_manifest(dst)
     manifest.attrs.update(told)
     return manifest

@@ -92,6 +92,7 @@ def _rows_of_parquet(path, rows):
             kinds = {f.name: f.type for f in file.schema_arrow}
             wanted = [c for c in COLUMNS if c in kinds]
             if any(pyarrow.types.is_nested(kinds[c]) for c in wanted): raise ValueError
+            yield file.schema_arrow.empty_table().select(wanted).to_pandas() # for a table without rows
             tables = map(pyarrow.RecordBatch.to_pandas, file.iter_batches(rows, columns=wanted))
             for k, table in enumerate(tables): yield table.set_axis(table.index + k*rows)
     except (pyarrow.ArrowException, OSError, ValueError): raise BadInput(f'{path}: is not a table; {_MAKE_IT}')

@@ -418,8 +418,10 @@ def test_an_odd_parquet_file(change, said, tmp_path):
     table = read_manifest(tmp_path)
     name, values = next(iter(change.items()))
     table = table.drop(columns=name) if values is None else table.assign(**change)
-    table.to_parquet(tmp_path / 'manifest.parquet')
     (tmp_path / 'manifest.csv').unlink()
+    table.head(0).to_parquet(tmp_path / 'manifest.parquet')
+    if values is not None: assert len(read_manifest(tmp_path)) == 0
+    table.to_parquet(tmp_path / 'manifest.parquet')
     assert said in complaint(read_manifest, tmp_path)
 
 
