@@ -14,7 +14,7 @@
 Seconds by the clock are those of the machine as it was; the load that was on it is recorded.
 """
 
-import argparse, asyncio, contextlib, heapq, json, os, random, resource, shutil, signal, subprocess
+import argparse, asyncio, contextlib, heapq, json, logging, os, random, resource, shutil, signal, subprocess
 import sys, tempfile, time
 from pathlib import Path
 
@@ -237,7 +237,7 @@ if kind == 'check':
     def work(k): assert not check(find_cases(scan.parents[2]))[0].errors
 elif kind == 'convert':
     from liverseg.convert import make_dataset
-    def work(k): make_dataset(scan.parents[2], png if k else out / 'first')
+    def work(k): make_dataset(scan.parents[2], png if k else out / 'first', (0, 255)) # as the network that ships
 elif kind == 'predict':
     from liverseg.predict import Segmenter, predict
     segmenter = Segmenter.load()
@@ -314,7 +314,8 @@ def one_loop(args):
     import dask
     from distributed import Client, Scheduler, Worker
     dask.config.set({'distributed.comm.timeouts.connect': '120s', 'distributed.scheduler.work-stealing': True,
-                     'distributed.worker.profile.enabled': False, 'distributed.admin.tick.limit': '1h'})
+                     'distributed.worker.profile.enabled': False, 'distributed.admin.tick.interval': '1h',
+                     'distributed.admin.system-monitor.interval': '1h'}) # a thousand on one loop must not all tick
     async def run(n):
         rng = random.Random(0)
         async with Scheduler(protocol='inproc://', dashboard=False, dashboard_address=None, port=0) as scheduler:
@@ -337,7 +338,6 @@ def one_loop(args):
             found['mb'] = peak()
             for k in range(0, n, 50): await asyncio.gather(*(w.close() for w in workers[k:k + 50]))
         return found
-    import logging
     logging.disable(logging.CRITICAL)
     return asyncio.run(run(args.loop_workers))
 
