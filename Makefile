@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help demo test test-all bench study weights best bench-train bench-start bench-startup bench-step bench-metrics bench-predict bench-web figures notebooks readme docs preview export real clean
+.PHONY: help demo test test-all bench study weights best bench-train bench-start bench-startup bench-step bench-feed bench-scale bench-metrics bench-predict bench-web figures notebooks readme docs preview export real clean
 
 help:      ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | expand -t 16
@@ -83,6 +83,13 @@ bench-startup: $(READY)  ## CPU seconds until a mask can be made or a wrong file
 
 bench-step: $(READY)  ## where the time of a training step goes (five minutes)
 	$(BIN)/python benchmarks/step.py
+
+bench-feed: $(READY)  ## a training against the bare network on data in memory (five minutes)
+	$(BIN)/python benchmarks/feed.py
+
+bench-scale: $(READY)  ## processes and a Dask cluster against one process, 10,000 scans, a thousand workers (an hour)
+	$(BIN)/python -m pip install --quiet -e '.[cluster]'
+	$(BIN)/python benchmarks/scale.py
 
 bench-metrics: $(READY)  ## the measures of a case against MONAI, surface-distance and medpy (two minutes)
 	$(BIN)/python -m pip install --quiet -e '.[bench]'

@@ -14,12 +14,12 @@ from common import HERE, REAL, WORK, joint, machine, write
 BATCH = 8
 
 
-def settings(arch):
+def settings(arch, device='cpu'):
     """name: (channels last, fused optimiser, bfloat16, depthwise convolutions in float32); 'all' is what `train` does
     here"""
     from liverseg.train import in_precision
     yes = dict(plain=(0, 0, 0, 0), channels_last=(1, 0, 0, 0), fused=(0, 1, 0, 0), bf16=(0, 0, 1, 1),
-               all=(1, 1, bool(in_precision("auto", "cpu")), 1))
+               all=(1, 1, bool(in_precision("auto", device)), 1))
     return yes | (dict(all_but_depthwise=(1, 1, 1, 0)) if arch == 'lite' else {})
 
 
@@ -35,12 +35,12 @@ def network(arch, size, channels_last, depthwise):
 
 class Stepper:
     "A training step in plain PyTorch, timed in its parts"
-    def __init__(self, arch, size, channels_last, fused, bf16, depthwise):
-        self.net, self.bf16 = network(arch, size, channels_last, depthwise), bf16
+    def __init__(self, arch, size, channels_last, fused, bf16, depthwise, device='cpu'):
+        self.net, self.bf16, self.device = network(arch, size, channels_last, depthwise).to(device), bf16, device
         self.opt = torch.optim.AdamW(self.net.parameters(), fused=bool(fused), eps=1e-5)
     def __call__(self, x, y):
         marks = [time.perf_counter()]
-        with torch.autocast('cpu', torch.bfloat16) if self.bf16 else contextlib.nullcontext(): out = self.net(x)
+        with torch.autocast(self.device, torch.bfloat16) if self.bf16 else contextlib.nullcontext(): out = self.net(x)
         loss = torch.nn.functional.cross_entropy(out.float(), y); marks.append(time.perf_counter())
         loss.backward(); torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.); marks.append(time.perf_counter())
         self.opt.step(); self.opt.zero_grad(); marks.append(time.perf_counter())

@@ -151,6 +151,8 @@ def import_slices(src, dst, window):
 @click.argument('model')
 @_recipe_options
 @_DEVICE
+@click.option('--loader-workers', type=click.IntRange(0), default=None, show_default='chosen for the device',
+              help='Number of processes that read slices; 0 for none beside the training. The model is the same.')
 def train(data, model, **options):
     """Train a network on converted slices.
 

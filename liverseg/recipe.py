@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CODES', 'ARCHS', 'DECODERS', 'LOSSES', 'AUGMENTATIONS', 'KEPT_WEIGHTS', 'PRECISIONS', 'LIMITS', 'NAMES', 'Recipe',
-           'recipe_help']
+           'recipe_help', 'usable_cores', 'default_workers']
 
 # %% ../nbs/38_recipe.ipynb #6c193bce
-import inspect, re
+import inspect, os, re, sys
 from dataclasses import dataclass
 
 # %% ../nbs/38_recipe.ipynb #415b5ab4
@@ -53,3 +53,17 @@ NAMES = dict(split=('subject', 'slice'), arch=ARCHS, decoder=DECODERS, loss=tupl
 def recipe_help() -> dict: # parameter to sentence
     "The help text of each parameter of a `Recipe`"
     return dict(re.findall(r'^    (\w+): .*? # (.*)$', inspect.getsource(Recipe), re.M))
+
+# %% ../nbs/38_recipe.ipynb #aa590dac
+def usable_cores() -> int:
+    "The cores that this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+def default_workers(
+    device: str, # where the network runs: 'cpu', 'cuda', 'mps'
+    networks: int = 1, # that are trained on this machine at the same time
+) -> int: # 0: the training reads them itself
+    "How many processes read slices for a training: up to eight for a graphics card, at most two beside the processor"
+    if sys.platform in ('win32', 'darwin'): return 0 # where each would load torch anew
+    cores = usable_cores()//networks
+    return min(2, cores//4) if device == 'cpu' else min(8, cores)

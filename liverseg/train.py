@@ -9,7 +9,7 @@ __all__ = ['DECIDED', 'MODEL_FILES', 'CaseDice', 'liver_learner', 'BFloat16', 'i
 # %% ../nbs/03_train.ipynb #31d67f2a
 import hashlib, math, warnings
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from .metrics import dice_from_counts
 from .models import read_meta
 from .network import LightUNet, encoder, param_groups, pretrained_encoder
 from .pixels import PixelForm, read_form
-from .recipe import CODES, Recipe
+from .recipe import CODES, Recipe, default_workers
 from .save import auto_device, describe, load_model, save_model
 from .temperature import fit_temperature
 from .work import BadInput, check_target, staged, staging, watched
@@ -203,6 +203,7 @@ def train(
     data, # folder that convert wrote
     model, # folder to make
     device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there
+    loader_workers: int = None, # processes that read slices; if not given, as many as the device needs
     say=print, # called with each message
     **kwargs # the fields of liverseg.recipe.Recipe
 ) -> dict: # the description in model.json
@@ -214,12 +215,12 @@ def train(
     table = training_table(data, r.valid, r.split, r.seed)
     if remark: say(remark)
     _say_split(table, r, say)
-    check_slices(data, table)
-    learn = _learner(data, table, r, auto_device(device))
-    origin = _origin(r, content_hash(data, table), form, table, learn.dls.device)
-    with _first_makes(model, MODEL_FILES, 'model.json', origin) as learn.path:
+    content = _content(data, table)
+    learn = _learner(data, table, r, auto_device(device), loader_workers)
+    origin = _origin(r, content, form, table, learn.dls.device)
+    with _first_makes(model, MODEL_FILES, 'model.json', origin) as learn.path, closing(learn.dls.train.feed):
         row = run(learn, r, say)
-        return _keep(learn, r, form, table, row, origin['data'])
+        return _keep(learn, r, form, table, row, content)
 
 # %% ../nbs/03_train.ipynb #2e24a694
 MODEL_FILES = ('model.safetensors', 'model.json', 'history.csv', 'loss.png', 'batch.png', 'valid.png')
@@ -235,6 +236,12 @@ def _check_place(model):
     check_target(model, MODEL_FILES, 'model.json')
 
 # %% ../nbs/03_train.ipynb #5ba9a936
+def _content(data, table):
+    "The hash of slices and masks, after the first process has checked them; the others wait for it when they begin"
+    if rank_distrib(): return ''
+    checked = check_slices(data, table, default_workers('cuda') if len(table) > 200 else 1)
+    return content_hash(data, table, checked)
+
 def _origin(r, data, form, table, device):
     "Everything that decides the result: a run that was stopped resumes only if all of it is the same"
     libraries = dict(version=__version__, torch=torch.__version__)
@@ -243,10 +250,12 @@ def _origin(r, data, form, table, device):
     started = _inherited(r.start).get('start')
     return dict(asdict(r), started=started, data=data, form=form.as_dict(), rows=rows, **where, **libraries)
 
-def _learner(data, table, r, device):
+# %% ../nbs/03_train.ipynb #532bc778
+def _learner(data, table, r, device, workers=0):
     "The learner that a recipe describes"
     set_seed(r.seed, reproducible=True)
-    dls = liver_dls(data, table, r.size, r.batch_size, r.augment, r.flip, device, share=r.liver_share)
+    if workers is None: workers = default_workers(torch.device(device).type, max(num_distrib(), 1))
+    dls = liver_dls(data, table, r.size, r.batch_size, r.augment, r.flip, device, workers, r.liver_share)
     loss = liver_loss(r.loss, class_weights(data, table[~table['is_valid']]) if r.loss == 'wce' else (1., 1.))
     learn = liver_learner(dls, r.arch, r.pretrained, r.weights, r.decoder, loss, r.precision)
     if r.start: learn.model.load_state_dict(load_model(r.start)[0].state_dict())

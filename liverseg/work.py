@@ -243,15 +243,20 @@ def _value_or_error(func, item):
 
 
 # %% ../nbs/91_work.ipynb #36063eaf
-def _in_order(func, items, pool, batch, ahead):
-    "Yield the value or error of each item in order; at most `ahead` tasks are under way"
-    tasks = (items[i:i + batch] for i in range(0, len(items), batch))
-    under_way, work = deque(), partial(_tried, func)
+def _in_order(func, items, pool, batch, ahead, most=None):
+    """Yield the value or error of each item in order; at most `ahead` tasks wait or are worked on, so that a long one
+    leaves no worker idle, and at most `most` with those that ended before the oldest"""
+    tasks, most = (items[i:i + batch] for i in range(0, len(items), batch)), most or 64*ahead
+    under_way, work, free = deque(), partial(_tried, func), threading.Semaphore(ahead)
     for task in tasks:
-        under_way.append((task, pool.submit(work, task)))
-        if len(under_way) >= ahead: yield from _answer(work, *under_way.popleft(), pool)
+        while len(under_way) >= ahead and (under_way[0][1].done() or len(under_way) >= most):
+            yield from _answer(work, *under_way.popleft(), pool)
+        free.acquire()
+        under_way.append((task, future := pool.submit(work, task)))
+        future.add_done_callback(lambda _: free.release())
     while under_way: yield from _answer(work, *under_way.popleft(), pool)
 
+# %% ../nbs/91_work.ipynb #94e77798
 def _answer(work, task, future, pool, tries=None):
     "What a task gave; if its worker was lost, its items are tried again, one at a time"
     try: return future.result()
@@ -265,7 +270,6 @@ def _answer(work, task, future, pool, tries=None):
 def _lost(e):
     return WorkerLost(f'a worker was stopped by the system each time ({type(e).__name__}), most likely because memory '
                       'ran out; give the same command again with fewer --workers, or with more memory for each')
-
 
 # %% ../nbs/91_work.ipynb #91b81a70
 def each(
