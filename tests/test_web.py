@@ -570,6 +570,7 @@ def test_archives_as_python_reads_them(node, tmp_path):
     names = archives(tmp_path, write_series(who.hu, who.affine, tmp_path / 'series'))
     answers = series_as_python_reads_them(node, tmp_path, names)
     assert sum('bad' not in answer for answer in answers) == 12
+    assert 'is encrypted' in answers[names.index('locked.zip')]['bad']
 
 
 def test_a_file_that_unpacks_to_more_than_it_says(node, tmp_path):
