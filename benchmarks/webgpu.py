@@ -20,7 +20,7 @@ from shutil import copyfile
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / 'tests')]
-RUNS, MOST = 3, 1800 # seconds to wait for one provider
+RUNS, MOST = 2, 1800 # seconds to wait for one provider
 PAGE = """<!DOCTYPE html><title>WebGPU</title><script type="module">
 import * as ort from './ort.webgpu.min.mjs'
 ort.env.wasm.wasmPaths = new URL('./', location.href).href
@@ -59,10 +59,11 @@ def write_page(folder, size):
     from make_web import WEB, fetch, network
     if why := fetch(): sys.exit(why)
     network(folder)
-    meta = json.loads((folder / 'model.json').read_text()) | dict(size=size)
-    picture = np.ascontiguousarray(make_subject(5, (256, 256, 12)).hu[:, ::-1, 6].T)
-    seen = prepare([PixelForm.of(meta).as_read(picture)], meta)[0]
-    np.broadcast_to(seen, (3, size, size)).astype(np.float32).tofile(folder / 'slice')
+    meta, who = json.loads((folder / 'model.json').read_text()), make_subject(5, (256, 256, 12))
+    upright = lambda a: np.ascontiguousarray(a[::-1, ::-1, 6].T) # the front on top, the patient's right on the left
+    seen = np.broadcast_to(prepare([PixelForm.of(meta).as_read(upright(who.hu))], meta)[0], (3, 256, 256))
+    top, left = (int(np.clip(c.mean() - size/2, 0, 256 - size)) for c in np.nonzero(upright(who.labels)))
+    seen[:, top:top + size, left:left + size].astype(np.float32).tofile(folder / 'slice')
     for name in ('ort.webgpu.min.mjs', 'ort-wasm-simd-threaded.asyncify.mjs', 'ort-wasm-simd-threaded.asyncify.wasm'):
         copyfile(WEB / 'node_modules/onnxruntime-web/dist' / name, folder / name)
     (folder / 'index.html').write_text(PAGE)
@@ -88,7 +89,7 @@ def main():
     import numpy as np
     from conftest import chromium
     parser = argparse.ArgumentParser()
-    parser.add_argument('--size', type=int, default=256, help='pixels along the side of the picture')
+    parser.add_argument('--size', type=int, default=256, help='pixels along the side of the part that is looked at')
     parser.add_argument('--software', action='store_true', help='compute WebGPU on the processor')
     parser.add_argument('--json', help='also write the figures there')
     args = parser.parse_args()
