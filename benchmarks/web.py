@@ -4,6 +4,7 @@
 
 Both run the whole of `liverseg predict --thorough` on one synthetic scan of 256×256 pixels, with one and two threads.
 The page's figure is its own time from the file to the result; native is the time of `Segmenter.segment` after reading.
+WebGPU is compared with WASM by benchmarks/webgpu.py; the page uses WASM.
 """
 import argparse
 import json

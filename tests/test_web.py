@@ -427,7 +427,8 @@ FRAMES = {
     'JPEG 2000 frames': compressed_in_one_file('JPEG2000Lossless', table=False, fragments=2),
     'JPEG-LS frames': compressed_in_one_file('JPEGLSLossless', table=False),
     'JPEG-LS pieces': compressed_in_one_file('JPEGLSLossless', table=False, fragments=3),
-    'cut': compressed_in_one_file('RLE', change=fewer), 'cut bare': compressed_in_one_file('RLE', table=False, change=fewer),
+    'cut': compressed_in_one_file('RLE', change=fewer),
+    'cut bare': compressed_in_one_file('RLE', table=False, change=fewer),
     'noise': compressed_in_one_file('JPEG2000Lossless', change=noise)}
 
 
@@ -516,6 +517,11 @@ def packed(*files, method=zipfile.ZIP_DEFLATED, top='', **more):
     return out.getvalue()
 
 
+def with_old_names(raw):
+    "An archive with an ü of MS-DOS for each #, without the mark of UTF-8"
+    return raw.replace(b'K#r', b'K\x81r')
+
+
 def archives(folder, files):
     "Archives of a series, whole and spoiled, by name"
     plain, bare = packed(*files), packed(*files, method=zipfile.ZIP_STORED)
@@ -531,18 +537,22 @@ def archives(folder, files):
         at = -1
         for _ in range(k + 1): at = claims.index(b'PK\1\2', at + 1)
         claims = changed(claims, at + 24, (2**31 - 1).to_bytes(4, 'little'))
-    nested = packed(**{'p.zip': packed(*files, top='PATIENT/'), 'm.zip': packed(**{'a.txt': b'x'}), '__MACOSX/._p': b'x'})
+    nested = packed(**{'p.zip': packed(*files, top='PATIENT/'), 'm.zip': packed(**{'a.txt': b'x'}),
+                       '__MACOSX/._p': b'x'})
     names = {
         'plain': plain, 'stored': bare, 'inside': packed(*files, top='a/b/'), 'nested': nested,
-        'hidden': packed(*files, **{'.DS_Store': b'x', '__MACOSX/._image_0': b'x', 'a/.b/image_0': files[0].read_bytes()}),
+        'hidden': packed(*files, **{'.DS_Store': b'x', '__MACOSX/._image_0': b'x',
+                                    'a/.b/image_0': files[0].read_bytes()}),
         'climbs': packed(*files[1:], **{'../../image_0': files[0].read_bytes(), 'x\\y': b'text'}),
-        'old names': packed(**{f'Kür{k}'.encode('cp437').decode('latin-1'): f.read_bytes() for k, f in enumerate(files)}),
+        'old names': with_old_names(packed(**{f'K#r{k}': f.read_bytes() for k, f in enumerate(files)})),
         'accents': packed(**{f'Lëber_{k}': f.read_bytes() for k, f in enumerate(files)}),
         'remark': plain[:end + 20] + (9).to_bytes(2, 'little') + b'a remark.', 'twice': packed(*files, *files[:2]),
         'scan': packed(**{'a.nii': bytes(400)}), 'folders': packed(**{'a/': b'', 'b/': b''}), 'nothing': packed(),
         'no archive': files[0].read_bytes(), 'empty': b'', 'cut': plain[:len(plain)//2], 'short': plain[:-30],
-        'before': b'MZ' + plain, 'sum': changed(plain, entry + 16, b'abcd'), 'claim': changed(plain, entry + 24, b'\x09\0\0\0'),
-        'large': swelling, 'bomb': claims, 'place': changed(plain, entry + 42, b'\7'), 'method': changed(plain, entry + 10, b'\x09'),
+        'before': b'MZ' + plain, 'sum': changed(plain, entry + 16, b'abcd'),
+        'claim': changed(plain, entry + 24, b'\x09\0\0\0'),
+        'large': swelling, 'bomb': claims, 'place': changed(plain, entry + 42, b'\7'),
+        'method': changed(plain, entry + 10, b'\x09'),
         'mark': changed(plain, entry, b'PK\1\3'), 'version': changed(plain, entry + 6, b'\x50'),
         'locked': changed(plain, entry + 8, b'\1'), 'stream': changed(plain, 60, b'\xff'*40),
         'pixels': changed(bare, record//2, b'\xff'*3), 'other name': changed(plain, 30, b'X'),
@@ -569,6 +579,7 @@ def test_archives_as_python_reads_them(node, tmp_path):
     names = archives(tmp_path, write_series(who.hu, who.affine, tmp_path / 'series'))
     answers = series_as_python_reads_them(node, tmp_path, names)
     assert sum('bad' not in answer for answer in answers) == 12
+    assert 'is encrypted' in answers[names.index('locked.zip')]['bad']
 
 
 def test_a_file_that_unpacks_to_more_than_it_says(node, tmp_path):
@@ -597,15 +608,18 @@ def test_masks_and_other_formats_are_named(node, tmp_path):
     (tmp_path / 'a.nrrd').write_bytes(b'NRRD0004')
     (tmp_path / 'b.mha').write_bytes(b'ObjectType = Image')
     shutil.copy(series.files[3], tmp_path / 'one.dcm')
-    seg, nrrd, mha, one = node(*(dict(job='series', path=tmp_path / f) for f in ('liver.dcm', 'a.nrrd', 'b.mha', 'one.dcm')))
+    names = 'liver.dcm', 'a.nrrd', 'b.mha', 'one.dcm'
+    seg, nrrd, mha, one = node(*(dict(job='series', path=tmp_path / name) for name in names))
     assert seg['bad'] == 'liver.dcm: is a DICOM SEG, which holds a mask and no scan; give the CT series'
-    for name, answer in (('a.nrrd', nrrd), ('b.mha', mha)): assert answer['bad'].startswith(f'{name}: is NRRD or MetaImage')
+    for name, answer in (('a.nrrd', nrrd), ('b.mha', mha)):
+        assert answer['bad'].startswith(f'{name}: is NRRD or MetaImage')
     assert one['shape'] == [40, 36, 1] and one['notes'] == [str(n) for n in read_volume(tmp_path / 'one.dcm').notes]
 
 
 def test_packings_that_only_python_knows(node, tmp_path):
     files = write_series(np.zeros((9, 9, 3)), np.eye(4), tmp_path / 'series')
-    for name in ('BZIP2', 'LZMA'): (tmp_path / f'{name}.zip').write_bytes(packed(*files, method=getattr(zipfile, f'ZIP_{name}')))
+    for name in ('BZIP2', 'LZMA'):
+        (tmp_path / f'{name}.zip').write_bytes(packed(*files, method=getattr(zipfile, f'ZIP_{name}')))
     first, second = node(*(dict(job='series', path=tmp_path / f'{n}.zip') for n in ('BZIP2', 'LZMA')))
     assert 'BZIP2.zip/image_0: is packed with bzip2' in first['bad'] and 'with LZMA' in second['bad']
 
@@ -677,6 +691,7 @@ class Page:
         return self.browser.execute_script(f'return document.getElementById("try-{name}").textContent')
     def wrong(self): return self.text('wrong')
     def click(self, name): self.browser.execute_script(f'document.getElementById("try-{name}").click()')
+    def focus(self): return self.browser.execute_script('return document.activeElement.id')
     def forget(self): self.browser.execute_script('window.tryResult = null')
     def result(self):
         "The result, or the error message"
@@ -743,6 +758,7 @@ def test_the_example_as_on_the_command_line_and_nothing_is_sent(served, browser,
     before = len(served.asked)
     page.click('example')
     result = page.result()
+    assert page.focus() == 'try-heading'
     saved = page.save(downloads, 'example_liver.nii.gz')
     as_predicted(result, saved, built / 'some/where/try/example.nii.gz', segmenter, tmp_path)
     assert 'not a medical device' in browser.execute_script('return document.querySelector("main").innerText')
@@ -959,8 +975,10 @@ def test_cancel_and_go_on(served, browser, built):
     page = Page(browser, served.address)
     page.click('example')
     page.until(lambda: page.text('status').startswith('Slice'), 'a slice')
+    assert page.focus() == 'try-cancel'
     page.click('cancel')
     page.until(lambda: page.text('status').startswith('Cancelled'), 'cancelled')
+    assert page.focus() == 'try-file-button'
     assert browser.execute_script('return document.getElementById("try-result").hidden')
     page.click('example')
     page.until(lambda: page.text('status').startswith('Slice 1 '), 'starting again')

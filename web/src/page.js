@@ -25,6 +25,13 @@ function setBusy(now) {
   document.body.setAttribute('aria-busy', now)
 }
 
+// Keep the keyboard where the work is: a button that is disabled or hidden loses the focus
+function busyFrom(now, to) {
+  const here = document.activeElement, mine = here === document.body || here === find('cancel') || find('choose').contains(here)
+  setBusy(now)
+  if (mine) find(to).focus({preventScroll: true})
+}
+
 function progress(share) {
   const bar = find('progress')
   if (share === null) bar.removeAttribute('value')
@@ -37,7 +44,7 @@ function take(files, name) {
   complain('')
   vol = found = solid = null
   find('result').hidden = find('views').hidden = true
-  setBusy(true)
+  busyFrom(true, 'cancel')
   progress(0)
   say(`Reading ${name} …`)
   post('scan', {files, name, thorough: find('thorough').checked})
@@ -150,14 +157,14 @@ function showFound({result, solid: body, most, seconds}) {
   solid = body
   find('result').hidden = false
   find('volume').textContent = !result.liver_found ? 'no liver' : result.volume_ml === null ? 'unknown: the file has no voxel size' : `${result.volume_ml.toFixed(1)} mL`
-  find('expected').textContent = result.expected_dice === null ? 'unknown' : result.expected_dice.toFixed(2)
+  find('expected').textContent = result.expected_dice === null ? 'unknown' : `${result.expected_dice.toFixed(2)}, where 1 would be a perfect mask`
   if (seconds !== undefined) find('seconds').textContent = `${result.slices_looked_at} in ${seconds} s`
   find('warnings').replaceChildren(...result.warnings.map(text => Object.assign(document.createElement('li'), {textContent: text})))
   find('nothing-odd').hidden = result.warnings.length > 0
   find('save').disabled = !result.liver_found
   if (first) {
     if (result.liver_found) for (const p of planes) setPlane(p, most[p.axis])
-    setBusy(false)
+    busyFrom(false, 'heading')
     say(result.liver_found ? `Done. Liver volume: ${find('volume').textContent}.` : 'Done. No liver was found.')
   }
   refresh()
@@ -190,13 +197,14 @@ const heard = {
   plane: showPlane,
   file: keep,
   stopped() {
-    setBusy(false)
+    busyFrom(false, 'file-button')
     vol = null
     find('views').hidden = true
     say('Cancelled. Choose another scan.')
   },
   wrong({text, task}) {
-    setBusy(false)
+    if (task === 'scan') busyFrom(false, 'file-button')
+    else setBusy(false)
     if (task === 'scan') { vol = null; find('views').hidden = true }
     say('')
     complain(text)
