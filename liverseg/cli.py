@@ -186,12 +186,13 @@ def evaluate(places, model, also, against, workers, cluster, part, pred, truth, 
     slice, and its masks are not cleaned up, as with predict --thorough --post none.
     The exit status is 1 if a case could not be measured."""
     _refuse(places, pred, truth)
+    of_masks = {k: options.pop(k) for k in ('liver', 'pred_liver', 'segment', 'pred_segment')}
     if part and against: raise click.UsageError('--against: give it to merge, not with --part')
     if against: _cases_there(against)
     *data, report = map(os.path.normpath, places)
     needs, gpu = [pred, truth] if pred else [*data, *_there([model, *also])], not pred and options['device'] != 'cpu'
     with _spread(workers, cluster, part, needs, gpu) as spread:
-        if pred: told = _measure_masks(pred, truth, report, **options, **spread)
+        if pred: told = _measure_masks(pred, truth, report, options['tolerance'], **of_masks, **spread)
         else: told = _measure_model(*data, report, [model, *also], **options, **spread)
     _tell_report(told, report, against, part)
 
@@ -213,16 +214,14 @@ def _idle(*names, only):
 
 
 # %% ../nbs/93_cli.ipynb #5b78dc34
-def _measure_model(data, report, models, split, tta, batch_size, device, tolerance, **spread):
+def _measure_model(data, report, models, batch_size, **how):
     from liverseg.evaluate import evaluate
-    options = dict(split=split, tta=tta, bs=batch_size, device=device, tolerance=tolerance, say=echo)
-    return evaluate(data, report, models, **options, **spread)
+    return evaluate(data, report, models, bs=batch_size, **how, say=echo)
 
 def _measure_masks(pred, truth, report, tolerance, liver, pred_liver, segment, pred_segment, **spread):
     from liverseg.compare import evaluate_masks
-    options = dict(liver=liver, pred_liver=pred_liver, tolerance=tolerance, say=echo,
-                   segments=(pred_segment or segment, segment))
-    return evaluate_masks(pred, truth, report, **options, **{k: spread[k] for k in ('workers', 'pool', 'part')})
+    how = dict(pred_liver=pred_liver, segments=(pred_segment or segment, segment), say=echo)
+    return evaluate_masks(pred, truth, report, liver, tolerance, **how, **spread)
 
 # %% ../nbs/93_cli.ipynb #35d7f6e3
 def _tell_report(told, report, against, part=None):
@@ -266,7 +265,7 @@ def predict(scan, out, model, post, overwrite, date, also, batch_size, form, wor
     how |= dict(form=form) | (dict(when=date) if date else {})
     with _spread(workers, cluster, part, [scan, out, *_there(models)], options['device'] != 'cpu') as spread:
         table = predict_folder(scan, out, models, overwrite, **how, **spread)
-    _tell_masks(table, out)
+    _tell_masks(table, out, part)
 
 # %% ../nbs/93_cli.ipynb #4b91f185
 def _predict_one(scan, out, models, form, how):
@@ -288,9 +287,9 @@ def _one_form(form, out):
         raise click.UsageError('--format is for a folder of scans; a single mask is written as its name says')
 
 # %% ../nbs/93_cli.ipynb #d49b442e
-def _tell_masks(table, out):
+def _tell_masks(table, out, part=None):
     "Print the results of a folder of scans; exit status 1 if one failed"
-    for line in mask_lines(table, out): echo(line)
+    for line in mask_lines(table, out, f'{part.k}/{part.n}' if part else ''): echo(line)
     if table['error'].notna().any(): raise SystemExit(1)
 
 # %% ../nbs/93_cli.ipynb #95a74508
