@@ -178,6 +178,8 @@ def _in_turn(job, rows, scans, pool, part, say):
         if not alone: atomic_write(table, place.read_bytes())
         return _as_table([table])
 
+def _mask_of(job, scan): return job.out/f'{scan_name(scan)}{job.ending}'
+
 # %% ../nbs/66_folder.ipynb #eb433b03
 FORMATS = dict(nifti='.nii.gz', seg='.dcm') # of the masks of a folder, by their endings
 
@@ -210,8 +212,6 @@ def _segment_one(job, wait, scan):
             if job.overwrite or not done(): predict(scan, mask, segmenter, **job.how, say=said.append)
             return dict(read_result(mask), scan=scan.name), said
     except Exception as e: return _failed_row(scan, e)
-
-def _mask_of(job, scan): return job.out/f'{scan_name(scan)}{job.ending}'
 
 # %% ../nbs/66_folder.ipynb #593729ea
 def _done(mask, stamp, maps):

@@ -17,7 +17,7 @@ import filelock
 from .cases import SPLITS, Case
 from .dicom_files import series_files
 from .manifest import join_manifests
-from .work import BadInput, _locked, _place_named, _replace, _resume, atomic_write, check_target, staged
+from .work import BadInput, _locked, _place_named, _replace, _resume, atomic_write, check_target
 
 # %% ../nbs/23_grow.ipynb #c565ff7c
 FILES = (*SPLITS, 'preview', 'manifests', 'manifest.csv', 'manifest.parquet', 'dataset.json', '.done', '.checked.json',

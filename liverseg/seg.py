@@ -17,7 +17,7 @@ import numpy as np
 
 from . import __version__
 from .dicom import read_series, Series
-from .dicom_files import _dcmread, _frames, _LPS, _pydicom, _quietly, is_dicom_file
+from .dicom_files import _dcmread, _frames, _pydicom, _quietly, is_dicom_file
 from .work import BadInput, _first_line, atomic_write
 
 # %% ../nbs/67_seg.ipynb #7803a4b3
