@@ -177,7 +177,7 @@ def _asked_for(options):
 @click.argument('places', nargs=-1, metavar='[DATA] REPORT')
 @_MODEL
 @_add_options((*_MASKS, *_MEASURING, _ALSO, _TTA, _AT_ONCE, _DEVICE, *_SPREAD))
-def evaluate(places, model, also, against, workers, cluster, part, pred, truth, **options):
+def evaluate(places, model, also, against, workers, cluster, part, pred, truth, liver, pred_liver, **options):
     """Measure a network, or masks from any tool.
 
     A network is measured on DATA, a folder that convert wrote; masks are given by --pred and --truth. The folder
@@ -191,7 +191,7 @@ def evaluate(places, model, also, against, workers, cluster, part, pred, truth, 
     *data, report = map(os.path.normpath, places)
     needs, gpu = [pred, truth] if pred else [*data, *_there([model, *also])], not pred and options['device'] != 'cpu'
     with _spread(workers, cluster, part, needs, gpu) as spread:
-        if pred: told = _measure_masks(pred, truth, report, **options, **spread)
+        if pred: told = _measure_masks(pred, truth, report, liver, options['tolerance'], pred_liver, **spread)
         else: told = _measure_model(*data, report, [model, *also], **options, **spread)
     _tell_report(told, report, against, part)
 
@@ -213,15 +213,14 @@ def _idle(*names, only):
 
 
 # %% ../nbs/93_cli.ipynb #5b78dc34
-def _measure_model(data, report, models, split, tta, batch_size, device, tolerance, **spread):
+def _measure_model(data, report, models, batch_size, **how):
     from liverseg.evaluate import evaluate
-    options = dict(split=split, tta=tta, bs=batch_size, device=device, tolerance=tolerance, say=echo)
-    return evaluate(data, report, models, **options, **spread)
+    return evaluate(data, report, models, bs=batch_size, **how, say=echo)
 
-def _measure_masks(pred, truth, report, tolerance, liver, pred_liver, **spread):
+def _measure_masks(pred, truth, report, liver, tolerance, pred_liver, **spread):
     from liverseg.compare import evaluate_masks
-    options = dict(liver=liver, pred_liver=pred_liver, tolerance=tolerance, say=echo)
-    return evaluate_masks(pred, truth, report, **options, **{k: spread[k] for k in ('workers', 'pool', 'part')})
+    return evaluate_masks(pred, truth, report, liver, tolerance, pred_liver=pred_liver, **spread, say=echo)
+
 
 # %% ../nbs/93_cli.ipynb #35d7f6e3
 def _tell_report(told, report, against, part=None):
@@ -263,7 +262,7 @@ def predict(scan, out, model, post, overwrite, date, also, batch_size, workers, 
     if not scans_in(scan, out): return _predict_one(scan, out, models, dict(how, when=date))
     with _spread(workers, cluster, part, [scan, out, *_there(models)], options['device'] != 'cpu') as spread:
         table = predict_folder(scan, out, models, overwrite, **how, **spread)
-    _tell_masks(table, out)
+    _tell_masks(table, out, part)
 
 
 # %% ../nbs/93_cli.ipynb #4b91f185
@@ -278,9 +277,9 @@ def _predict_one(scan, out, models, how):
 
 
 # %% ../nbs/93_cli.ipynb #d49b442e
-def _tell_masks(table, out):
+def _tell_masks(table, out, part=None):
     "Print the results of a folder of scans; exit status 1 if one failed"
-    for line in mask_lines(table, out): echo(line)
+    for line in mask_lines(table, out, f'{part.k}/{part.n}' if part else ''): echo(line)
     if table['error'].notna().any(): raise SystemExit(1)
 
 # %% ../nbs/93_cli.ipynb #95a74508

@@ -207,10 +207,10 @@ def report_page(
     command: str = '', # what was typed
 ) -> str: # a whole HTML page
     "The report for a person"
-    about = [f'{summary["cases"]} case(s), {len(slices)} slices']
+    failed = summary.get('failed', {})
+    about = [f'{len(cases) - len(failed)} case(s), {len(slices)} slices']
     about += [f'{k} {summary[k]}' for k in ('split', 'tta') if k in summary]
-    parts = ['<h1>Liver segmentation, measured</h1>', f'<p>{html.escape(", ".join(about))}</p>',
-             _failed_told(summary.get('failed', {})),
+    parts = ['<h1>Liver segmentation, measured</h1>', f'<p>{html.escape(", ".join(about))}</p>' + _failed_told(failed),
              f'<div class="tiles">{_tiles(summary)}</div>', MARK_COMPARED*2,
              '<h2>Pictures</h2>', f'<div class="pictures">{_case_pictures(cases, slices)}</div>',
              calibrated_section(summary['calibration']) if 'calibration' in summary else '', # masks have none

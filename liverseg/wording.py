@@ -77,12 +77,15 @@ def comparison_line(
 def mask_lines(
     table, # DataFrame of `predict_folder`
     out, # folder with the masks
+    part: str = '', # such as 3/8, of the scans
 ) -> list: # of str
     "One line per scan, and one for all of them"
     lines = [f'{row.scan}: {_volume_told(row)}' + f', cut off at {row.touches}'*bool(row.touches)
              for row in table.itertuples()]
     bad = int(table['error'].notna().sum())
-    return [*lines, f'{len(table)} scan(s), {bad} failed; masks, results.csv and triage.html in {out}']
+    made = (f'masks of part {part}, to be merged when all parts are done,' if part else
+            'masks, results.csv and triage.html')
+    return [*lines, f'{len(table)} scan(s), {bad} failed; {made} in {out}']
 
 def _volume_told(row):
     "A row's volume in words"
