@@ -217,7 +217,7 @@ def real(args):
             assert told['subjects'] == n, told
             found.append(dict(scans=n, new=n - before, seconds=took, cpu=cpu, parent_mb=round(peak())))
             print(f'  {n:6} scans, {n - before} of them new: {took:.1f} s, {took/(n - before)*1e3:.1f} ms a new scan, '
-                  f'{cpu/(n - before)*1e3:.1f} of CPU; the parent {peak():.0f} MB')
+                  f'{cpu/(n - before)*1e3:.1f} of CPU; the parent {peak():.0f} MB', flush=True)
         start = time.perf_counter()
         make_dataset(src, dst, workers=args.workers)
         nothing = time.perf_counter() - start
@@ -372,7 +372,6 @@ PARTS = dict(spread=spread, overhead=overhead, memory=memory, real=real, capacit
 
 
 def main():
-    from common import machine, write # it loads torch, which the parent of a conversion does not
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('parts', nargs='*', default=list(PARTS), help=' '.join(PARTS))
     parser.add_argument('--quick', action='store_true')
@@ -384,10 +383,15 @@ def main():
                                                                            [1250, 2500, 5000, 10_000])
     args.shape, args.simulated, args.stub_seconds = [512, 512, 120], [10, 100, 1000, 10_000], 20.
     if odd := set(args.parts) - set(PARTS): parser.error(f'{odd.pop()} is none of {", ".join(PARTS)}')
-    for name in args.parts:
-        print(name, flush=True)
-        result = dict(PARTS[name](args), quick=q, load=[round(v, 1) for v in os.getloadavg()])
-        write(FOUND, (json.loads(FOUND.read_text()) if FOUND.is_file() else {}) | {name: result, 'machine': machine()})
+    if len(args.parts) > 1: # each in a process of its own, so that its memory is its own, too
+        how = ['--quick']*q + ['--loop-workers', str(args.loop_workers)]
+        for name in args.parts: subprocess.run([sys.executable, __file__, name, *how], check=True)
+        return
+    name, = args.parts
+    print(name, flush=True)
+    result = dict(PARTS[name](args), quick=q, load=[round(v, 1) for v in os.getloadavg()])
+    from common import machine, write # it loads torch, which the parent of a conversion does not
+    write(FOUND, (json.loads(FOUND.read_text()) if FOUND.is_file() else {}) | {name: result, 'machine': machine()})
 
 
 if __name__ == '__main__': main()
