@@ -148,7 +148,7 @@ def test_a_bad_folder_or_mask_is_one_sentence(folders, harm, says):
     done = measure(folders, ok=1)
     said = [line for line in (done.stdout + done.stderr).splitlines() if says in line]
     assert len(said) == 1 and len(done.stderr.splitlines()) < 2 and not list(folders.glob('.report*'))
-    if says in ('has no mask for 1 of the 3 cases', 'holds no NIfTI file'): assert not (folders / 'report').exists()
+    if says in ('has no mask for 1 of the 3 cases', 'holds no mask'): assert not (folders / 'report').exists()
     else: # the others are measured, and the reason has a row
         rows = list(csv.DictReader((folders / 'report/cases.csv').open()))
         assert [bool(r['error']) for r in rows] == [False, True, False] and says in rows[1]['error']
