@@ -59,6 +59,7 @@ def usable_cores() -> int:
     "The cores that this process may use"
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
+# %% ../nbs/38_recipe.ipynb #b0bac6ea
 def default_workers(
     device: str, # where the network runs: 'cpu', 'cuda', 'mps'
     networks: int = 1, # that are trained on this machine at the same time
