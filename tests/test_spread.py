@@ -40,7 +40,7 @@ def scans(cohort, tmp_path_factory):
         nib.save(img, folder / f's{k}.nii.gz')
         if k < 2: nib.save(img.slicer[:, :, 3:], folder / f'cut{k}.nii')
     (folder / 'broken.nii.gz').write_bytes(b'\x1f\x8b no scan')
-    (folder / 'other.mha').write_bytes(b'ObjectType = Image')
+    (folder / 'other.mgz').write_bytes(b'ObjectType = Image')
     return folder
 
 
@@ -82,7 +82,7 @@ def test_masks_are_the_same_in_all_ways(way, scans, serial, model, tmp_path):
     out, said = tmp_path / 'out', []
     table = spread(way, predict_folder, merge_results, out, scans, out, model, device='cpu', say=said.append)
     assert files(out) == files(serial)
-    assert list(table['scan'])[:2] == ['broken.nii.gz', 'other.mha'] and table['error'].notna().sum() == 2
+    assert list(table['scan'])[:2] == ['broken.nii.gz', 'other.mgz'] and table['error'].notna().sum() == 2
     assert sum(line.startswith('error: ') for line in said) == 2
     assert list(csv.DictReader((out / 'results.csv').open()))[0]['error'].startswith(str(scans / 'broken.nii.gz'))
 
