@@ -38,8 +38,9 @@ def run(*args, ok=None, env=None, **kwargs):
 
 
 def content(folder):
-    "All files below a folder and their bytes, but for the records that know how old the sources were"
-    files = [p for p in sorted(Path(folder).rglob('*')) if p.is_file() and '.done' not in p.relative_to(folder).parts]
+    "All files below a folder and their bytes, but for the records that know how old sources and slices were"
+    files = [p for p in sorted(Path(folder).rglob('*'))
+             if p.is_file() and not {'.done', '.checked.json'} & {*p.relative_to(folder).parts}]
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
