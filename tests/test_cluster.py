@@ -389,11 +389,11 @@ def test_two_clients_on_one_folder(two, large, scans, model, tmp_path):
 
 POISON = """
 import os, signal
-import liverseg.cases as cases
-def deadly(path, *args, read=cases.read_volume, **kwargs):
+import liverseg.nifti as nifti
+def deadly(path, *args, read=nifti.open_nifti, **kwargs):
     if '_e02_orig' in str(path): os.kill(os.getpid(), signal.SIGKILL)
     return read(path, *args, **kwargs)
-cases.read_volume = deadly
+nifti.open_nifti = deadly
 """
 
 
