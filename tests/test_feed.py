@@ -74,6 +74,7 @@ def test_a_killed_reader_is_replaced_and_a_bad_slice_is_named(odd, tmp_path):
     feed.close()
 
 
+@pytest.mark.all
 def test_the_number_of_readers_leaves_the_model_as_it_is(png, tmp_path):
     from liverseg.train import train
     train(png, tmp_path / 'model0', device='cpu', loader_workers=0, size=64, epochs=1, arch='lite', pretrained=False)

@@ -355,6 +355,7 @@ def test_an_old_folder(src, png, model, tmp_path):
     assert lib.make_dataset(src, old)['new'] is None and content(old) == content(png)
 
 
+@pytest.mark.all
 def test_training_from_a_folder_that_grew(src, others, tmp_path):
     lib.make_dataset(src, tmp_path / 'png')
     arrives(others, src, 'later', 1)

@@ -1035,6 +1035,7 @@ def test_a_study_of_loose_files_becomes_segs(asked, tmp_path):
     assert asked[2:] == ['1.2.9'] # the others are as they were
 
 
+@pytest.mark.all
 def test_a_study_of_loose_files_on_the_command_line(tmp_path):
     from test_dicom import heap
     day, out = heap(tmp_path / 'day'), tmp_path / 'out'
