@@ -220,10 +220,10 @@ def test_nothing_is_unpickled(src, model, tmp_path):
 def test_slices_that_changed_after_conversion(what, png, model, tmp_path):
     from PIL import Image
     data = shutil.copytree(png, tmp_path / 'png')
-    victim = sorted((data / 'test/images').iterdir())[5]
+    victim = sorted((data / 'test/images').rglob('*.png'))[5]
     if what == 'gone': victim.unlink()
     if what == 'not grey': Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(victim)
     if what == 'mask of another size':
-        Image.fromarray(np.zeros((32, 32), np.uint8)).save(data / 'test/masks' / victim.name)
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(data / 'test/masks' / victim.parent.name / victim.name)
     done = run('evaluate', data, tmp_path / 'report', '--model', model, '--device', 'cpu', ok=1)
     assert victim.name in done.stderr and not (tmp_path / 'report').exists()
