@@ -21,7 +21,7 @@ from .layouts import LITS_LEAK, lits_numbers
 from .cases import SPLITS, Case, _whole_labels as _whole, liver_mask, read_labels, spacing_known
 from .parts import finished_parts, part_path
 from .volume import WINDOW, Volume, in_memory_order, volume_ml
-from .work import BadInput, Note, _first_line, atomic_write, each
+from .work import BadInput, Note, _first_line, atomic_write, each, printable
 
 # %% ../nbs/17_check.ipynb #db15e468
 LOWEST = -2048 # HU of the histogram's first bin
@@ -293,7 +293,7 @@ def table(
 def _table_row(r):
     "What was found in a subject, short enough for one line"
     numbers = lambda values, form='{:g}': ' '.join(form.format(v) for v in values) if values else ''
-    return dict(subject=r.subject, split=r.split, shape='×'.join(map(str, r.shape)),
+    return dict(subject=printable(r.subject), split=r.split, shape='×'.join(map(str, r.shape)),
                 spacing=numbers(r.spacing, '{:.3g}'), axes=r.orientation, HU='…'.join(f'{v:g}' for v in r.hu),
                 labels=numbers(r.labels[:6]) + ' …'*(len(r.labels) > 6),
                 liver_ml='' if r.liver_ml is None else f'{r.liver_ml:.0f}', findings=', '.join(_findings(r)) or '–')
