@@ -62,7 +62,7 @@ def test_synthetic_slices_train(png, tmp_path):
     (loose / 'images').mkdir(parents=True), (loose / 'masks').mkdir()
     for row in table.itertuples():
         for kind in ('images', 'masks'):
-            raw = (png / row.split / kind / f'{row.subject}_{row.z:03d}.png').read_bytes()
+            raw = (png / row.split / kind / row.subject / f'{row.subject}_{row.z:03d}.png').read_bytes()
             (loose / kind / f'{row.subject}_{row.z}.png').write_bytes(raw)
     table['file'] = table['subject'] + '_' + table['z'].astype(str) + '.png'
     table['split'] = table['split'].replace('test', 'valid')
