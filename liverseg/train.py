@@ -203,8 +203,8 @@ def train(
     data, # folder that convert wrote
     model, # folder to make
     device: str = 'auto', # 'cpu', 'cuda', 'mps', or 'auto' for the fastest that is there
-    loader_workers: int = None, # processes that read slices; if not given, as many as the device needs
     say=print, # called with each message
+    loader_workers: int = None, # processes that read slices; if not given, as many as the device needs
     **kwargs # the fields of liverseg.recipe.Recipe
 ) -> dict: # the description in model.json
     "Train a model on slices, resuming an equal run that was stopped; raises `BadInput`, and then leaves nothing"
