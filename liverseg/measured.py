@@ -15,7 +15,7 @@ from . import __version__
 from .liver import SHIPPED
 from .parts import finished_parts, growing, held, part_path
 from .report import write_report
-from .tables import case_table, slice_row, summarise
+from .tables import case_table, summarise
 from .work import BadInput, WorkerLost, _first_line, each
 
 # %% ../nbs/55_measured.ipynb #46c07a51
