@@ -13,9 +13,9 @@ demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice a
 	$(BIN)/liverseg demo demo
 
 test: $(READY)  ## the notebooks as tests, then pytest (half an hour)
-	@# two notebooks run side by side, with one thread each, so that they do not compete for the cores
+	@# two notebooks or tests run side by side, with one thread each, so that they do not compete for the cores
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-all: test  ## also the tests that take longer or need more: clean installs, real data, peers
 	$(BIN)/pytest -m all

@@ -171,7 +171,7 @@ def stub_predict(n):
     room._segment_one = row
     scans = [Path(f'/data/scans/subject_{k:07d}.nii.gz') for k in range(n)]
     with tempfile.TemporaryDirectory() as tmp:
-        job = room._Job('liver', 'cpu', '', Path(tmp) / 'masks', {}, False)
+        job = room._Job('liver', 'cpu', '', Path(tmp) / 'masks', '.nii.gz', {}, False)
         assert len(room._in_turn(job, [], scans, Here(), None, print)) == n
 
 
@@ -194,8 +194,8 @@ def memory(args):
             code = (f'import sys; sys.path.insert(0, {str(HERE)!r}); import scale; '
                     f'scale.STUBS[{name!r}]({n}); print(scale.peak())')
             said = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
-            if said.returncode: print(said.stderr[-600:])
-            else: found[name][n] = round(float(said.stdout.split()[-1]))
+            if said.returncode: sys.exit(said.stderr[-2000:])
+            found[name][n] = round(float(said.stdout.split()[-1]))
         sizes = sorted(found[name])
         if len(sizes) > 1:
             more = (found[name][sizes[-1]] - found[name][sizes[0]])*1024/(sizes[-1] - sizes[0])

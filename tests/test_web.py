@@ -1012,6 +1012,44 @@ def test_it_fits_and_can_be_used_by_keyboard(served, browser):
     assert page.wrong() == ''
 
 
+CONTRAST = """const value = c => c <= 10.31475 ? c/3294.6 : ((c/255 + .055)/1.055)**2.4
+    const light = c => .2126*value(c[0]) + .7152*value(c[1]) + .0722*value(c[2])
+    const parts = text => { const p = text.match(/[\\d.]+/g).map(Number); return p.length < 4 ? [...p, 1] : p }
+    function ground(e) {
+        for (; e; e = e.parentElement) {
+            const p = parts(getComputedStyle(e).backgroundColor)
+            if (p[3] === 1) return p
+        }
+        return [255, 255, 255]
+    }
+    const found = [], words = document.createTreeWalker(document.getElementById('try'), NodeFilter.SHOW_TEXT)
+    for (let e; words.nextNode();) {
+        e = words.currentNode.parentElement
+        if (!words.currentNode.textContent.trim() || !e.checkVisibility() || e.closest('noscript, style')) continue
+        const [a, b] = [light(parts(getComputedStyle(e).color)), light(ground(e))].sort((a, b) => b - a)
+        found.push([(a + .05)/(b + .05), words.currentNode.textContent.trim()])
+    }
+    const example = document.getElementById('try-example')
+    example.focus({focusVisible: true})
+    const two = [parts(getComputedStyle(example).outlineColor), ground(example.parentElement)]
+    const [a, b] = two.map(light).sort((a, b) => b - a)
+    return [found, (a + .05)/(b + .05)]"""
+
+
+@needs_browser
+def test_its_words_stand_out_by_day_and_by_night(served, browser):
+    "WCAG 2.1: text has a contrast of 4.5 to 1 and more; the frame of what has the focus, of 3 to 1"
+    for scheme in ('light', 'dark'):
+        browser.execute_cdp_cmd('Emulation.setEmulatedMedia',
+                                dict(features=[dict(name='prefers-color-scheme', value=scheme)]))
+        Page(browser, served.address)
+        browser.execute_script('for (const e of document.querySelectorAll("#try [hidden]")) e.hidden = false')
+        found, frame = browser.execute_script(CONTRAST)
+        assert frame >= 3, frame
+        assert len(found) > 20 and [(round(ratio, 2), text) for ratio, text in found if ratio < 4.5] == []
+    browser.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(features=[]))
+
+
 @needs_browser
 def test_the_second_visit_needs_no_network(built, browser, phantom, tmp_path):
     server = Served(built)
