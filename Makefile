@@ -95,7 +95,7 @@ bench-metrics: $(READY)  ## the measures of a case against MONAI, surface-distan
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/metrics.py
 
-bench-predict: $(READY)  ## prediction against fastai, MONAI, ONNX Runtime and the bare network; after `make best` (half an hour)
+bench-predict: $(READY)  ## prediction against fastai, MONAI, ONNX Runtime and the bare network (a quarter of an hour)
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python benchmarks/predict.py --json benchmarks/study/predict.json
 

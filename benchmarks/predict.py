@@ -2,8 +2,8 @@
 short-cuts cost.
 
     pip install -e '.[bench]'
-    python benchmarks/study.py best                    # makes the model (an hour)
     python benchmarks/predict.py                       # patient 17 and 600 slices of a synthetic trunk (15 minutes)
+    python benchmarks/predict.py --model real/model    # another network than the one that ships
     python benchmarks/predict.py --net lite,light,128  # any network, with random weights, for the times alone
 
 Each contestant runs in a process of its own, in turn, round after round. Reading files and loading the network are not
@@ -161,7 +161,7 @@ def fastai(name, net, meta, vol, zs, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model', type=Path, help='the best model, if not given')
+    parser.add_argument('--model', default='liver', help='a folder or an ONNX file; the network that ships, if not given')
     parser.add_argument('--net', metavar='ARCH,DECODER,SIZE', help='instead: random weights')
     parser.add_argument('--only', nargs='+', default=CONTESTANTS, choices=CONTESTANTS)
     parser.add_argument('--scans', nargs='+', default=['patient17', 'trunk'],
@@ -174,7 +174,7 @@ def main():
     args = parser.parse_args()
     if args.one: return print(json.dumps(one(*args.one)))
     with tempfile.TemporaryDirectory() as tmp:
-        model = model_of(args.net, Path(tmp) / 'net') if args.net else args.model or args.work / 'models/best'
+        model = model_of(args.net, Path(tmp) / 'net') if args.net else args.model
         known = scans(args.real, args.work)
         runs = {(s, c): [] for s in args.scans for c in args.only}
         for _ in range(args.rounds):
@@ -187,7 +187,8 @@ def main():
                              seconds_a_slice=statistics.median(r['seconds_a_slice'] for r in runs[s, c]))
                      for c in args.only} for s in args.scans}
         tell(found, args.rounds)
-        meta = json.loads((Path(model) / 'model.json').read_text())
+        from liverseg.models import open_model
+        meta = open_model(model, 'cpu')[1]
     if args.json: # scans that were measured before stay
         old = json.loads(args.json.read_text()) if args.json.is_file() else dict(machine={}, found={})
         write(args.json,
