@@ -161,7 +161,8 @@ def fastai(name, net, meta, vol, zs, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model', default='liver', help='a folder or an ONNX file; the network that ships, if not given')
+    parser.add_argument('--model', default='liver',
+                        help='a folder or an ONNX file; the network that ships, if not given')
     parser.add_argument('--net', metavar='ARCH,DECODER,SIZE', help='instead: random weights')
     parser.add_argument('--only', nargs='+', default=CONTESTANTS, choices=CONTESTANTS)
     parser.add_argument('--scans', nargs='+', default=['patient17', 'trunk'],

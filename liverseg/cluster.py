@@ -41,7 +41,8 @@ def _connected(address):
     "A client of the scheduler at an address or in a scheduler file; raises `BadInput`"
     try: from distributed import Client
     except ImportError:
-        raise BadInput(f"{address}: needs Dask, which is not installed here; pip install 'liverseg[cluster]'")
+        raise BadInput(f"{address}: needs Dask, which is not installed here; run pip install -e '.[cluster]' in the "
+                       'checkout')
     where = _in_file(address) if not re.search('^[a-z]+://|:[0-9]+$', str(address)) else str(address)
     try: return Client(where, timeout=_PATIENCE, set_as_default=False)
     except Exception as e:
@@ -165,7 +166,7 @@ def cluster(
     address, # of a Dask scheduler, such as tcp://node1:8786, or its scheduler file; None: no cluster
     needs=(), # paths that every worker must see
     gpu: bool = False, # where workers declare the resource GPU, each task asks for one
-    say=None, # called with the number of workers and the address of the dashboard, and if no worker is left
+    say=None, # called with a sentence: how many workers there are, where the dashboard is, that no worker is left
 ): # a context: an executor for `each`, or None
     "The workers of a Dask cluster that runs already; raises `BadInput` if they cannot be used or are lost"
     if address is None: yield None; return

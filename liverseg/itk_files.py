@@ -80,7 +80,7 @@ def open_itk(
 
 # %% ../nbs/71_itk_files.ipynb #e3d7edbe
 def _check_itk_head(head):
-    "Raise `BadInput` for what is no volume of single numbers"
+    "Raise `BadInput` or `ValueError` for what is no volume on a grid"
     if min(head.sizes) < 1: raise ValueError(f'its sizes are {head.sizes}')
     if len(head.space) < 3:
         raise BadInput(f'{head.path}: has {len(head.space)} axes in space, so it is not a volume; export it again')
@@ -326,7 +326,7 @@ def write_itk(
     path, # .nrrd, .mha, or .mhd, whose voxels go into a .zraw file
     pairs: dict = {}, # text to be added to the header of a NRRD file
 ):
-    "Write a mask as uint8, or numbers as float32, on the grid of the scan's file, compressed"
+    "Write a mask as uint8, or numbers as float32 rounded to 0.001, on the grid of the scan's file, compressed"
     path, what = Path(path), 'map' if values.dtype.kind == 'f' else 'mask'
     plain = np.round(values, 3).astype('<f4') if what == 'map' else values.astype(np.uint8)
     stored, grid = to_stored_grid(plain, vol), _grid_of(vol)

@@ -86,7 +86,8 @@ _MAKE_IT = 'make it with `liverseg convert`'
 def _rows_of_parquet(path, rows):
     "The same of a Parquet file"
     try: import pyarrow, pyarrow.parquet as parquet
-    except ImportError: raise BadInput(f'{path}: pyarrow reads such tables; install it with liverseg[cluster]')
+    except ImportError:
+        raise BadInput(f"{path}: needs pyarrow; run pip install -e '.[cluster]' in the checkout")
     try:
         with parquet.ParquetFile(path) as file:
             kinds = {f.name: f.type for f in file.schema_arrow}

@@ -149,7 +149,7 @@ def in_order(
     subjects, # those that should have been measured, in order
     report, # for the message
 ) -> list: # of dict, as measure_each gives them
-    "What was found, in the order of the subjects; raises `BadInput` unless it is they that were measured"
+    "What was found, in the order of the subjects; raises `BadInput` unless exactly these were measured"
     if odd := sorted(found.keys() ^ set(subjects)):
         raise BadInput(f'{report}: its parts measured other cases than there are now ({odd[0]} is in one alone); '
                        'run all parts again')

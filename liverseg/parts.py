@@ -47,8 +47,8 @@ def finished_parts(
 @contextmanager
 def growing(
     path, # of a text file
-): # the open file; each line is on disk as soon as it is written
-    "A file that is called `NAME.partial.ENDING` until the block ends well"
+): # the open file; each line can be read by others as soon as it is written
+    "A file that is called `NAME.partial.ENDING` until the block ends well, and removed if it fails; raises `OSError`"
     part = Path(path).with_name(f'{Path(path).stem}.partial{Path(path).suffix}')
     part.parent.mkdir(parents=True, exist_ok=True)
     how = dict(buffering=1, encoding='utf-8', errors='backslashreplace', newline='')

@@ -181,7 +181,7 @@ def seg_dataset(
     model: str = '', # what the network is called, such as the start of its SHA-256
     when: datetime = None, # the date of the content; now if not given
 ): # a pydicom Dataset, to be saved
-    "A mask as DICOM SEG on the frames of its series; raises `BadInput`"
+    "A mask as DICOM SEG on the frames of its series; raises `BadInput`, and `ValueError` for a mask on another grid"
     planes = planes_of(series)
     if mask.shape != (*planes.shape, len(planes.at)):
         raise ValueError(f'mask {mask.shape} is not on the grid {(*planes.shape, len(planes.at))} of {planes.place}')

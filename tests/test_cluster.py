@@ -212,7 +212,7 @@ def test_shares():
 
 def test_without_dask(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'distributed', None)
-    assert 'liverseg[cluster]' in complaint('tcp://127.0.0.1:1')
+    assert '.[cluster]' in complaint('tcp://127.0.0.1:1')
 
 
 # the commands, as a user gives them

@@ -692,7 +692,9 @@ class Page:
     def wrong(self): return self.text('wrong')
     def click(self, name): self.browser.execute_script(f'document.getElementById("try-{name}").click()')
     def focus(self): return self.browser.execute_script('return document.activeElement.id')
-    def forget(self): self.browser.execute_script('window.tryResult = null')
+    def forget(self):
+        "So that the next answer is not taken for the last one, which stays until the page has seen the next file"
+        self.browser.execute_script('window.tryResult = null; document.getElementById("try-wrong").textContent = ""')
     def result(self):
         "The result, or the error message"
         return self.until(lambda: self.wrong() or self.browser.execute_script('return window.tryResult'), 'result')
