@@ -12,7 +12,7 @@ help:      ## list the targets
 demo: $(READY)  ## the whole pipeline on synthetic CT: volumes in, masks, Dice and pictures out (a minute or two)
 	$(BIN)/liverseg demo demo
 
-test: $(READY)  ## the notebooks as tests, then pytest (half an hour)
+test: $(READY)  ## the notebooks as tests, then pytest (twenty minutes)
 	@# two notebooks or tests run side by side, with one thread each, so that they do not compete for the cores
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal

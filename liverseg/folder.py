@@ -181,7 +181,7 @@ def _in_turn(job, rows, scans, pool, part, say):
 def _mask_of(job, scan): return job.out/f'{scan_name(scan)}{job.ending}'
 
 # %% ../nbs/66_folder.ipynb #eb433b03
-FORMATS = dict(nifti='.nii.gz', seg='.dcm') # of the masks of a folder, by their endings
+FORMATS = dict(nifti='.nii.gz', seg='.dcm', nrrd='.seg.nrrd', mha='.mha') # endings of the masks of a folder
 
 def _check_dicom(scan):
     "Raise `BadInput` about a scan that no SEG can refer to"

@@ -567,6 +567,12 @@ def test_a_folder_of_scans(cohort, model, tmp_path):
     assert 'left out, being no scans: f.seg.nrrd' in done.stderr and '.raw' not in done.stderr
     masks = [np.asarray(nib.load(tmp_path / f'out/{n}.nii.gz').dataobj) for n in 'abcde']
     assert all(np.array_equal(masks[0], m) for m in masks) and masks[0].any()
+    for form, end in (('nrrd', '.seg.nrrd'), ('mha', '.mha')):
+        out = tmp_path / form
+        run('predict', tmp_path / 'in', out, '--format', form, '--maps', '--model', model, '--device', 'cpu', ok=1)
+        assert [p.name for p in sorted(out.glob(f'?{end}'))] == [f'{n}{end}' for n in 'abcde']
+        assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(out / f'b{end}')).T, masks[0])
+        assert scans_in(tmp_path / 'in', out) == scans_in(tmp_path / 'in')
 
 
 def test_predict_writes_what_the_name_asks_for(cohort, model, tmp_path):
