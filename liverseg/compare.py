@@ -17,11 +17,12 @@ from scipy.stats import wilcoxon
 from .manifest import read_table
 from .dicom_files import is_dicom_file
 from .frames import planes_in
+from .grow import file_stamp
 from .measured import (case_found, in_order, measure_each, part_told, read_measured, remove_parts,
                                report_measured)
 from .outlines import dicom_mask_volume
 from .segments import references_of
-from .cases import liver_mask, NoLiver, read_volume, spacing_known
+from .cases import Case, liver_mask, NoLiver, read_volume, spacing_known
 from .itk_files import bare_name, is_volume_name
 from .slicer import on_scan
 from .metrics import TOLERANCE, distances
@@ -105,6 +106,12 @@ def measure_pair(
     notes = [f'{v.path}: {note}' for v in vols for note in v.notes if note.code in ('segment', 'probability')]
     return case_found(name, rows, spacing, far, odd=odd or _numbered(vols, liver, pred_liver), notes=notes)
 
+# %% ../nbs/52_compare.ipynb #dadb90be
+def _masks_stamp(pair):
+    "By which a case's two files are known to be what they were: their sizes and times"
+    name, *files = pair
+    return file_stamp(Case(name, 'test', *map(Path, files)), '.')
+
 # %% ../nbs/52_compare.ipynb #18d2b412
 def _predicted(vol, liver):
     "The liver of a prediction; empty, with a remark, where it has other labels alone: the network missed the liver"
@@ -144,7 +151,7 @@ def evaluate_masks(
     how = dict(liver=[*liver], tolerance=tolerance, pred_liver=[*pred_liver], segments=[*segments])
     pairs = {pair[0]: pair for pair in mask_pairs(pred, truth, say)}
     found = measure_each(partial(measure_pair, **how), pairs, report, dict(how, pred=pred, truth=truth), part,
-                         workers, pool, say)
+                         workers, pool, say, _masks_stamp)
     return part_told(found) if part else _masks_report(report, pairs, found, how, pred, say)
 
 # %% ../nbs/52_compare.ipynb #76cd010a

@@ -6,6 +6,7 @@
 __all__ = ['BINS', 'OVER', 'Reliability', 'segmented', 'evaluate_case', 'by_subject', 'show_cases', 'evaluate', 'merge_report']
 
 # %% ../nbs/05_evaluate.ipynb #603a8aa2
+import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .manifest import manifest_path, read_manifest
+from .manifest import manifest_path, read_manifest, slice_stamp
 from .measured import case_found, in_order, measure_each, part_told, read_measured
 from .measured import remove_parts, report_measured
 from .metrics import distances, near_liver, TOLERANCE
@@ -147,7 +148,8 @@ def evaluate(
     opened, table = _opened(dict(job, device=device if pool is None else 'cpu'), say)
     job['mark'] = model_mark(opened)
     with fresh_workers(workers, pool) as pool:
-        found = measure_each(partial(_in_worker, job), by_subject(table), report, job, part, workers, pool, say)
+        found = measure_each(partial(_in_worker, job), by_subject(table), report, job, part, workers, pool, say,
+                             partial(_rows_stamp, job['data']))
     return part_told(found) if part else _reported(report, job, opened, table, found)
 
 # %% ../nbs/05_evaluate.ipynb #87e477e8
@@ -161,6 +163,11 @@ def _opened(job, say):
 def _in_worker(job, rows):
     net, meta, _ = open_once(job['model'], job['device'], job['mark'])
     return evaluate_case(net, meta, job['data'], rows, job['tta'], job['bs'], job['tolerance'])
+
+def _rows_stamp(data, rows):
+    "By which a case's slices are known to be what they were"
+    stamps = [slice_stamp(data, pair) for pair in zip(rows['image'], rows['mask'])]
+    return hashlib.sha256(f'{rows.to_csv(index=False)}{stamps}'.encode()).hexdigest()
 
 def _reported(report, job, opened, table, found):
     "Write the report on cases that have been measured"

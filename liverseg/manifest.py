@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'NUMBERS', 'MOST_ROWS', 'CHECKED', 'read_table', 'manifest_path', 'read_manifest', 'write_rows',
-           'join_manifests', 'check_slices', 'content_hash']
+           'join_manifests', 'check_slices', 'slice_stamp', 'content_hash']
 
 # %% ../nbs/22_manifest.ipynb #0964496f
 import csv, hashlib, json, os
@@ -210,7 +210,7 @@ def check_slices(
     form, _ = read_form(folder)
     known = _remembered(folder, form)
     pairs = dict.fromkeys(zip(table['image'], table['mask']))
-    new = [pair for pair in pairs if known.get(pair, [''])[0] != _pair_stamp(folder, pair)]
+    new = [pair for pair in pairs if known.get(pair, [''])[0] != slice_stamp(folder, pair)]
     found = {}
     try:
         for pair, seen in zip(new, each(partial(_check_pair, folder, form), new, workers, batch=32)): found[pair] = seen
@@ -219,18 +219,22 @@ def check_slices(
     digests = known | found
     return {name: digests[pair][1][32*i:32*i + 32] for pair in pairs for i, name in enumerate(pair)}
 
-# %% ../nbs/22_manifest.ipynb #11f7dcd7
-def _check_pair(folder, form, pair):
-    "The stamp and the two SHA-256 of a slice and its mask; raises `BadInput` if they cannot be trained on"
-    stamp, (image, mask) = _pair_stamp(folder, pair), (Path(folder)/name for name in pair)
-    read_slice_mask(mask, form.read(image).shape[:2])
-    return stamp, b''.join(hashlib.sha256(path.read_bytes()).digest() for path in (image, mask))
-
-def _pair_stamp(folder, pair):
-    "Sizes and times of a slice and its mask; the time of the last change of any kind, too, which cannot be set"
+# %% ../nbs/22_manifest.ipynb #bbbcd44a
+def slice_stamp(
+    folder, # with slices
+    pair, # names of a slice and its mask, from there
+) -> str|None: # None if one of them is missing
+    "By which both are known to be what they were: sizes and times, also of the last change, which cannot be set"
     try: stats = [os.stat(Path(folder)/name) for name in pair]
     except OSError: return None
     return ' '.join(f'{s.st_size:x}.{s.st_mtime_ns:x}.{s.st_ctime_ns:x}' for s in stats)
+
+# %% ../nbs/22_manifest.ipynb #11f7dcd7
+def _check_pair(folder, form, pair):
+    "The stamp and the two SHA-256 of a slice and its mask; raises `BadInput` if they cannot be trained on"
+    stamp, (image, mask) = slice_stamp(folder, pair), (Path(folder)/name for name in pair)
+    read_slice_mask(mask, form.read(image).shape[:2])
+    return stamp, b''.join(hashlib.sha256(path.read_bytes()).digest() for path in (image, mask))
 
 # %% ../nbs/22_manifest.ipynb #54cdfefd
 CHECKED = '.checked.json' # in the folder: what check_slices found, one pair of files in a line below a first line

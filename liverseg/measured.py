@@ -8,6 +8,8 @@ __all__ = ['case_found', 'measure_each', 'measured_tables', 'report_measured', '
 
 # %% ../nbs/55_measured.ipynb #bb09edfc
 import json, os
+from contextlib import contextmanager
+from functools import partial
 
 import pandas as pd
 
@@ -16,7 +18,7 @@ from .liver import SHIPPED
 from .parts import finished_parts, growing, held, part_path
 from .report import write_report
 from .tables import case_table, summarise
-from .work import BadInput, WorkerLost, _first_line, each
+from .work import BadInput, WorkerLost, _first_line, atomic_write, each
 
 # %% ../nbs/55_measured.ipynb #46c07a51
 def case_found(
@@ -42,12 +44,22 @@ def measure_each(
     workers: int = 1, # processes
     pool=None, # any concurrent.futures.Executor, instead of processes of this machine
     say=print, # called with each message
+    stamp=None, # picklable, a str by which an item is known to be what it was; given, a stopped run can be continued
 ) -> list: # of dict, one for each case: case_found, or subject and error
     "Measure cases, wherever; any error in one is an answer like others; raises `BadInput` if a part cannot be written"
-    mine = [subject for subject in items if part is None or part.holds(subject)]
-    answers = each(measure, [items[s] for s in mine], workers, pool, failed=lambda item, e: e)
-    told = (_told_case(subject, found, say) for subject, found in zip(mine, answers))
+    mine = {s: item for s, item in items.items() if part is None or part.holds(s)}
+    def ask(items):
+        answers = each(partial(_stamped, measure, stamp), list(items.values()), workers, pool, failed=lambda item, e: e)
+        return (_told_case(subject, found, say) for subject, found in zip(items, answers))
+    told = _going_on(ask, mine, stamp, report, part, how, say) if stamp else ask(mine)
     return list(told) if part is None else _written_part(report, part, how, told)
+
+
+# %% ../nbs/55_measured.ipynb #5e42fe10
+def _stamped(measure, stamp, item):
+    "In a worker: what was found, and by what the item will be known again"
+    before = stamp(item) if stamp else None
+    return dict(measure(item), stamp=before) if stamp else measure(item)
 
 def _told_case(subject, found, say):
     "What was found, or why nothing was"
@@ -90,7 +102,14 @@ def report_measured(
     summary = dict(first, **summarise(slices, cases), **last)
     if failed := part_told(found)['failed']: summary['failed'] = failed
     write_report(report, _with_errors(cases, failed), slices, summary, draw(cases, slices))
+    _journal_path(report).unlink(missing_ok=True)
     return summary
+
+# %% ../nbs/55_measured.ipynb #a3103b04
+def _journal_path(report, part=None):
+    "Where what is measured is kept until the report or the part is there"
+    path = part_path(f'{report}.jsonl', part)
+    return path.with_name(f'.{path.name}')
 
 # %% ../nbs/55_measured.ipynb #154f4455
 def part_told(
@@ -109,7 +128,9 @@ def _written_part(report, part, how, found):
         if not ours: raise BadInput(f'{path}: another run is writing it at this moment; wait until it ends')
         with growing(path) as f:
             f.write(json.dumps(dict(_lasting(how), liverseg=__version__)) + '\n')
-            return [case for case in found if f.write(json.dumps(case) + '\n')]
+            cases = [case for case in found if f.write(json.dumps(case) + '\n')]
+    _journal_path(report, part).unlink(missing_ok=True)
+    return cases
 
 def _lasting(how):
     "The same in JSON, with paths that mean the same from everywhere"
@@ -168,3 +189,32 @@ def remove_parts(
 ):
     "Remove the parts beside it"
     for p in finished_parts(f'{report}.jsonl'): p.unlink(missing_ok=True)
+
+# %% ../nbs/55_measured.ipynb #e04fa8fb
+def _going_on(ask, items, stamp, report, part, how, say):
+    "Yield what is found, case by case; what a stopped run has found in the same files is not asked for again"
+    with _journal(_journal_path(report, part), how) as (known, keep):
+        same = {s: known[s] for s, item in items.items() if s in known and known[s]['stamp'] == stamp(item)}
+        if same: say(f'{len(same)} case(s) had been measured when the last run was stopped')
+        fresh = ask({s: item for s, item in items.items() if s not in same})
+        for s in items: yield same[s] if s in same else keep(next(fresh))
+
+# %% ../nbs/55_measured.ipynb #a9ca7d1d
+@contextmanager
+def _journal(path, how):
+    "Yield what a stopped run has found, by subject, and a function that keeps more; `BadInput` for a file not ours"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = json.dumps(dict(_lasting(how), liverseg=__version__))
+    with held(path) as ours:
+        known = _kept(path, head) if ours and os.path.lexists(path) else []
+        if ours: atomic_write(path, ''.join(f'{line}\n' for line in (head, *map(json.dumps, known))).encode())
+        with open(path if ours else os.devnull, 'a', encoding='utf-8', buffering=1) as f:
+            def keep(found):
+                if 'error' not in found: f.write(json.dumps(found) + '\n')
+                return found
+            yield {found['subject']: found for found in known}, keep
+
+def _kept(path, head):
+    "What a run had found, if in this way; the last line may be cut off"
+    if _read_head(path) != json.loads(head): return []
+    with open(path, encoding='utf-8') as f: return [json.loads(line) for line in list(f)[1:] if line.endswith('\n')]

@@ -1,10 +1,13 @@
 "Killed processes, two runs at once, and the promise that the same command gives the same files."
 import os
+import shutil
 import signal
 import subprocess
 import time
 
 import filelock
+import nibabel as nib
+import numpy as np
 
 from conftest import LIVERSEG, content, run
 from liverseg.phantom import make_cohort
@@ -103,6 +106,34 @@ def test_training_killed_and_started_again(png, tmp_path):
     assert (tmp_path / 'model/model.safetensors').read_bytes() == (tmp_path / 'whole/model.safetensors').read_bytes()
     assert (tmp_path / 'model/model.json').read_bytes() == (tmp_path / 'whole/model.json').read_bytes()
     assert sorted(content(tmp_path / 'model')) == sorted(content(tmp_path / 'whole'))
+
+
+def test_an_evaluation_killed_and_started_again(tmp_path):
+    "What was measured is not measured again, but for a mask that has changed since; the report is that of one run"
+    make_cohort(tmp_path / 'data', n_train=8, n_test=1, seed=1, shape=(160, 160, 40))
+    masks, pred = tmp_path / 'masks', tmp_path / 'pred'
+    masks.mkdir(), pred.mkdir()
+    for k, mask in enumerate(sorted(tmp_path.glob('data/train/nii/*_liver.nii.gz'))):
+        img = nib.load(mask.rename(masks / mask.name))
+        nib.save(nib.Nifti1Image(np.roll(np.asarray(img.dataobj), k, 0), img.affine), pred / mask.name)
+    how = ['evaluate', '--pred', pred, '--truth', masks, '--liver', '1,2']
+    journal = tmp_path / '.report.jsonl'
+    done = subprocess.Popen([*LIVERSEG, *map(str, how), str(tmp_path / 'report')], stdout=subprocess.DEVNULL)
+    while not journal.exists() or journal.read_text().count('\n') < 4: assert done.poll() is None
+    os.kill(done.pid, signal.SIGKILL)
+    done.wait()
+    n = journal.read_text().count('\n') - 1
+    first = pred / min(p.name for p in pred.iterdir())
+    img = nib.load(first)
+    nib.save(nib.Nifti1Image(np.roll(np.asarray(img.dataobj), 9, 0), img.affine), first)
+    with open(journal, 'a') as f: f.write('{"subject": "cut o')
+    again = run(*how, tmp_path / 'report', ok=0)
+    assert f'{n - 1} case(s) had been measured when the last run was stopped' in again.stdout + again.stderr
+    found = content(tmp_path / 'report')
+    shutil.rmtree(tmp_path / 'report')
+    run(*how, tmp_path / 'report', ok=0)
+    assert content(tmp_path / 'report') == found
+    assert not list(tmp_path.glob('.*'))
 
 
 def test_an_interrupted_training_with_other_options_starts_afresh(png, tmp_path):

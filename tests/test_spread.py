@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,9 +224,31 @@ def test_reports_are_the_same_in_all_ways(way, png, report, model, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['report']
 
 
+def test_a_stopped_report_goes_on(png, report, model, tmp_path, monkeypatch):
+    "Slices that have changed since are measured again; so is everything, with another model or in another way"
+    import liverseg.evaluate as room
+    data, out, asked, said = Path(shutil.copytree(png, tmp_path / 'data')), tmp_path / 'report', [], []
+    measure = room.evaluate_case
+    def stops(net, meta, data, rows, *more):
+        asked.append(rows['subject'].iloc[0])
+        if len(asked) == 3: raise KeyboardInterrupt
+        return measure(net, meta, data, rows, *more)
+    monkeypatch.setattr(room, 'evaluate_case', stops)
+    how = (data, out, model, 'train')
+    with pytest.raises(KeyboardInterrupt): evaluate(*how, device='cpu', say=quiet)
+    changed = sorted((data / 'train').rglob('*e02*_005.png'))[0]
+    changed.write_bytes(changed.read_bytes())
+    evaluate(*how, device='cpu', say=said.append)
+    assert asked[3:] == ['synth_e02', 'synth_e03'] and '1 case(s) had been measured' in said[-1]
+    assert content(out) == content(report) and sorted(p.name for p in tmp_path.iterdir()) == ['data', 'report']
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt): evaluate(*how, device='cpu', say=quiet)
+    evaluate(*how, 'flip', device='cpu', say=quiet)
+    assert len(asked) == 6
+
+
 def spoil(png, tmp_path):
     "The data, with one slice of one training subject cut short"
-    import shutil
     data = Path(shutil.copytree(png, tmp_path / 'data'))
     victim = sorted((data / 'train').rglob('*e02*_005.png'))[0]
     victim.write_bytes(victim.read_bytes()[:40])

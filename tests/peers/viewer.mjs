@@ -44,7 +44,8 @@ async function drawn(viewport) {
   return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
 }
 
-// For each picture of the stack: how many points of the screen are bright in the scan, how many in colour, and how many both
+// For each picture of the stack: how many points of the screen are bright in the scan, how many in colour, and in how many away
+// from the edges of what is bright the two differ
 window.showStack = async () => {
   const viewport = enabled('stack', ViewportType.STACK), found = [];
   await viewport.setStack(ids, 0);
@@ -52,10 +53,15 @@ window.showStack = async () => {
   for (let k = 0; k < ids.length; k++) {
     await viewport.setImageIdIndex(k);
     viewport.setProperties(plain);
-    const data = await drawn(viewport), n = { bright: 0, red: 0, both: 0 };
-    for (let i = 0; i < data.length; i += 4) {
-      const red = data[i] > data[i + 1] + 40, bright = data[i + 1] > 60;
-      n.red += red; n.bright += bright; n.both += red && bright;
+    const data = await drawn(viewport), { width, height } = viewport.getCanvas(), n = { bright: 0, red: 0, far: 0 };
+    const red = at => Number(data[4*at] > data[4*at + 1] + 40), bright = at => Number(data[4*at + 1] > 60);
+    for (let y = 1; y < height - 1; y++) for (let x = 1; x < width - 1; x++) {
+      const at = y*width + x;
+      n.red += red(at); n.bright += bright(at);
+      if (red(at) === bright(at)) continue;
+      let near = 0; // bright points of the nine here: none or all of them are no edge
+      for (const dy of [-width, 0, width]) for (const dx of [-1, 0, 1]) near += bright(at + dy + dx);
+      n.far += near % 9 === 0;
     }
     found.push(n);
   }
