@@ -152,8 +152,9 @@ def stub_report(case):
 
 def stub_convert(n):
     "The conversion's own bookkeeping, with cases that come from nowhere and are never written"
-    import liverseg.convert as room
-    room.find_cases = lambda src, **finding: stub_scans(n)
+    import liverseg.convert as convert
+    import liverseg.runs as room
+    convert.find_cases = lambda src, **finding: stub_scans(n)
     room._look = lambda job, case: stub_report(case)
     room._convert_case = lambda job, case: (200, 80, True)
     room.join_cases = lambda place, wanted, meta: []

@@ -142,7 +142,7 @@ def import_slices(src, dst, window):
 
     The result has the form that convert writes. SRC holds images/, masks/ and a manifest.csv with the columns file,
     subject, z and split (train, valid, test)."""
-    from liverseg.convert import import_slices
+    from liverseg.single import import_slices
     _tell(import_slices(src, dst, window).attrs, dst)
 
 # %% ../nbs/93_cli.ipynb #b275c2ac
@@ -326,7 +326,7 @@ def _made_in_parts(out):
 
 # %% ../nbs/93_cli.ipynb #8a3ce065
 def _merge_slices(dst):
-    from liverseg.convert import merge_slices
+    from liverseg.runs import merge_slices
     _tell(merge_slices(dst), dst)
 
 def _merge_results(out):

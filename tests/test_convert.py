@@ -18,6 +18,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 import liverseg.convert as lib
+import liverseg.runs as runs
+import liverseg.single as single
 from conftest import LIVERSEG
 from liverseg.cli import main
 from liverseg.phantom import write_series
@@ -140,7 +142,7 @@ def killed(src, dst, at, **options):
     "Convert in a process that SIGKILL ends: at its `at`-th picture, half written, or on entering the function `at`"
     def work():
         os.setsid()
-        count, whole, pid = multiprocessing.Value('i'), lib._png, os.getpid()
+        count, whole, pid = multiprocessing.Value('i'), single._png, os.getpid()
         def die(*args):
             os.kill(pid, signal.SIGKILL)
             time.sleep(100)  # this may be a worker, which must end as its parent has
@@ -149,8 +151,8 @@ def killed(src, dst, at, **options):
                 count.value += 1
                 if count.value == at: Path(path).write_bytes(b'\x89PNG'), die()
             whole(picture, path, *rest)
-        if isinstance(at, int): lib._png = half
-        elif at == 'finish': lib.join_cases = die
+        if isinstance(at, int): single._png = half
+        elif at == 'finish': runs.join_cases = die
         else:
             rename = Path.rename
             Path.rename = lambda p, to: die() if '.partial' in p.name else rename(p, to)
@@ -253,10 +255,10 @@ def test_an_empty_record_is_no_record(src, tmp_path):
 def test_two_runs_at_once(src, tmp_path):
     lib.convert(src, tmp_path / 'clean')
     command = [*LIVERSEG, 'convert', str(src), str(tmp_path / 'png')]
-    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [p.communicate()[1] for p in runs]
-    assert 0 in [p.returncode for p in runs]
-    assert all('another run' in s if p.returncode else not s for p, s in zip(runs, said)), said
+    children = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [p.communicate()[1] for p in children]
+    assert 0 in [p.returncode for p in children]
+    assert all('another run' in s if p.returncode else not s for p, s in zip(children, said)), said
     assert tree(tmp_path / 'png') == tree(tmp_path / 'clean')
 
 
@@ -341,12 +343,12 @@ def test_a_target_in_the_source(src, tmp_path):
 
 @pytest.mark.parametrize('workers', [1, 2])
 def test_disk_full(workers, src, tmp_path, monkeypatch):
-    whole = lib._png
+    whole = single._png
     def full(picture, path, *rest):
         if '_011.png' in str(path): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         whole(picture, path, *rest)
     lib.convert(src, tmp_path / 'clean')
-    monkeypatch.setattr(lib, '_png', full)
+    monkeypatch.setattr(single, '_png', full)
     said = cli('convert', src, tmp_path / 'png', '--workers', workers, ok=1).stderr
     assert 'No space left on device' in said and 'free space' in said and len(said.splitlines()) == 1
     assert not (tmp_path / 'png').exists()

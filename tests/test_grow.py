@@ -19,10 +19,13 @@ import pytest
 import liverseg.convert as lib
 import liverseg.grow as grow
 import liverseg.manifest as manifest
+import liverseg.runs as runs
+import liverseg.single as single
 from conftest import content, run
 from liverseg.cluster import Share
 from liverseg.manifest import content_hash, join_manifests, manifest_path, read_manifest, write_rows
 from liverseg.phantom import make_cohort
+from liverseg.pixels import read_png
 from liverseg.work import BadInput
 from test_bad_input import image, mask
 from test_convert import cli, tree, truncate
@@ -83,7 +86,7 @@ def test_only_what_is_new_is_done(options, src, others, tmp_path):
 def test_nothing_new(src, tmp_path, monkeypatch):
     lib.make_dataset(src, tmp_path / 'png')
     before, all_of_it = times(tmp_path / 'png'), tree(tmp_path / 'png')
-    monkeypatch.setattr(lib, 'examine', None), monkeypatch.setattr(lib, 'read_case', None)
+    monkeypatch.setattr(runs, 'examine', None), monkeypatch.setattr(lib, 'read_case', None)
     assert lib.make_dataset(src, tmp_path / 'png')['new'] == 0
     assert times(tmp_path / 'png') == before and tree(tmp_path / 'png') == all_of_it
 
@@ -156,7 +159,7 @@ def killed(at, src, dst, **options):
                 return die() if len(seen) == n else func(*args, **how)
             return call
         name, n = at
-        module = lib if name in ('_png', '_convert_case') else grow
+        module = dict(_png=single, _convert_case=runs).get(name, grow)
         setattr(module, name, counted(getattr(module, name), n))
         lib.make_dataset(src, dst, **options)
     child = multiprocessing.get_context('fork').Process(target=work)
@@ -168,7 +171,7 @@ def usable(dst):
     "The manifest reads, and each slice has the subject's own pixels; the subjects"
     table = read_manifest(dst)
     for row in table.itertuples():
-        counted = int(np.count_nonzero(lib.read_png(dst / row.mask))) if row.mask else None
+        counted = int(np.count_nonzero(read_png(dst / row.mask))) if row.mask else None
         assert counted is None or counted == row.liver_px, row
     return set(table['subject'])
 
@@ -201,7 +204,7 @@ def test_killed_then_the_new_scan_is_withdrawn(src, others, tmp_path):
 
 def test_a_check_that_was_interrupted_goes_on(src, tmp_path, monkeypatch):
     killed(('_convert_case', 1), src, tmp_path / 'png')
-    monkeypatch.setattr(lib, 'examine', None)
+    monkeypatch.setattr(runs, 'examine', None)
     lib.make_dataset(src, tmp_path / 'png')
 
 
@@ -226,11 +229,11 @@ def test_two_runs_at_once_on_a_folder_that_grows(src, others, tmp_path):
     lib.make_dataset(src, tmp_path / 'png')
     arrives(others, src, 'later', 1)
     code = 'import sys; from liverseg.cli import main; main()'
-    runs = [subprocess.Popen([sys.executable, '-c', code, 'convert', str(src), str(tmp_path / 'png')],
-                             stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [p.communicate()[1] for p in runs]
-    assert 0 in [p.returncode for p in runs] and as_if_anew(src, tmp_path / 'png')
-    assert all(('another run' in s) == bool(p.returncode) for p, s in zip(runs, said)), said
+    children = [subprocess.Popen([sys.executable, '-c', code, 'convert', str(src), str(tmp_path / 'png')],
+                                 stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [p.communicate()[1] for p in children]
+    assert 0 in [p.returncode for p in children] and as_if_anew(src, tmp_path / 'png')
+    assert all(('another run' in s) == bool(p.returncode) for p, s in zip(children, said)), said
 
 
 # ---- parts

@@ -10,8 +10,8 @@ from conftest import ROOT
 
 # from the ground up: a module may import those before it
 ORDER = ('work parts recipe cluster liver volume nifti itk_files archive dicom_files dicom seg segments slicer frames '
-         'outlines cases pairing phantom layouts check download pixels show look manifest grow convert metrics post '
-         'tables tta models network losses save temperature data checkpoint train report trust '
+         'outlines cases pairing phantom layouts check download pixels show look manifest grow single runs convert '
+         'metrics post tables tta models network losses save temperature data checkpoint train report trust '
          'measured evaluate compare results predict folder wording demo terminal options cli').split()
 # imports inside functions, each with its reason; each command imports what it calls, so that its help loads none of it
 LATE = {('dicom_files', 'imagecodecs'): 'for rare files alone',
