@@ -9,7 +9,6 @@ __all__ = ['mask_pairs', 'measure_pair', 'evaluate_masks', 'merge_masks', 'compa
 import json, os, re
 from functools import partial
 from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from scipy.stats import wilcoxon
@@ -18,8 +17,8 @@ from .manifest import read_table
 from .dicom_files import is_dicom_file
 from .frames import planes_in
 from .grow import file_stamp
-from .measured import (case_found, in_order, measure_each, part_told, read_measured, remove_parts,
-                               report_measured)
+from .measured import case_found, in_order, measure_each, part_told, read_measured, report_measured
+from .measured import remove_parts
 from .outlines import dicom_mask_volume
 from .segments import references_of
 from .cases import Case, liver_mask, NoLiver, read_volume, spacing_known

@@ -206,7 +206,7 @@ def _journal(path, how):
     path.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps(dict(_lasting(how), liverseg=__version__))
     with held(path) as ours:
-        known = _kept(path, head) if ours and os.path.lexists(path) else []
+        known = _measured_before(path, head) if ours and os.path.lexists(path) else []
         if ours: atomic_write(path, ''.join(f'{line}\n' for line in (head, *map(json.dumps, known))).encode())
         with open(path if ours else os.devnull, 'a', encoding='utf-8', buffering=1) as f:
             def keep(found):
@@ -214,7 +214,7 @@ def _journal(path, how):
                 return found
             yield {found['subject']: found for found in known}, keep
 
-def _kept(path, head):
+def _measured_before(path, head):
     "What a run had found, if in this way; the last line may be cut off"
     if _read_head(path) != json.loads(head): return []
     with open(path, encoding='utf-8') as f: return [json.loads(line) for line in list(f)[1:] if line.endswith('\n')]

@@ -120,8 +120,8 @@ _SEGMENTING = (
     click.option('--thorough', is_flag=True, help='Look at the whole of every slice; slower, and rarely better.'),
     click.option('--overwrite', is_flag=True, help='With a folder: segment scans again that have a mask already.'),
     click.option('--format', 'form', type=click.Choice(['nifti', 'seg', 'nrrd', 'mha']), default='nifti',
-                 help="With a folder: write its masks as NIfTI, as DICOM SEG (of scans in DICOM), as 3D Slicer's .seg.nrrd, "
-                      'or as .mha.'),
+                 help='With a folder: write its masks as NIfTI, as DICOM SEG (of scans in DICOM), as .seg.nrrd for '
+                      '3D Slicer, or as .mha.'),
     click.option('--date', type=click.DateTime(), metavar='DATE', show_default='now',
                  help='Content date of a DICOM SEG, such as 2026-11-29T12:30:00.'))
 
