@@ -12,9 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from . import __version__
-from .work import BadInput, _first_line
+from .work import BadInput, PoolUnfit, _first_line
 
 # %% ../nbs/94_cluster.ipynb #e604cf39
 class Share(NamedTuple):
@@ -139,9 +141,10 @@ def _fetched(client, tasks):
     return {key: value for task in tasks for key, value in _fetched(client, [task]).items()}
 
 def _for_each(e):
-    if type(e).__name__ == 'KilledWorker' or isinstance(e, BadInput): return e
-    return BadInput(f'a worker of the cluster cannot do the work ({type(e).__name__}: {_first_line(e)}); '
-                    'install liverseg there as it is here, and give the same command again')
+    if type(e).__name__ == 'KilledWorker': return e
+    if isinstance(e, BadInput): return PoolUnfit(str(e)) # of _on_worker
+    return PoolUnfit(f'a worker of the cluster cannot do the work ({type(e).__name__}: {_first_line(e)}); '
+                     'install liverseg there as it is here, and give the same command again')
 
 # %% ../nbs/94_cluster.ipynb #201b09c0
 @contextmanager
@@ -156,9 +159,13 @@ def _quiet():
         for log, level in zip(logs, levels): log.setLevel(level)
 
 def _shown_at(client):
-    "Where the dashboard is, if the scheduler has one"
-    with suppress(KeyError): return f'; dashboard: {client.dashboard_link}'
-    return ''
+    "Where the dashboard is; a scheduler that has none answers there all the same, but not with this page"
+    try: link = client.dashboard_link
+    except KeyError: return ''
+    try: urlopen(link, timeout=2).close()
+    except HTTPError: return ''
+    except OSError: pass # it cannot be reached from here
+    return f'; dashboard: {link}'
 
 # %% ../nbs/94_cluster.ipynb #d391ea9c
 @contextmanager
@@ -177,6 +184,7 @@ def cluster(
             if say: say(f'{len(workers)} worker(s) at {address}{_shown_at(client)}')
             wants = dict(GPU=1) if gpu and any('GPU' in w['resources'] for w in workers.values()) else None
             with _Dask(client, len(workers), wants, say) as pool: yield pool
+        except PoolUnfit as e: raise BadInput(*e.args) from None
         except CancelledError:
             raise BadInput(f'{address}: the scheduler was lost; start it and its workers again, and give the same '
                            'command, which goes on from here') from None

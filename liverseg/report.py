@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .show import any_letters
 from .work import as_cell, package_text, whole_folder
 
 # %% ../nbs/53_report.ipynb #7aa2feba
@@ -47,7 +48,7 @@ def _axes(title, xlabel, ylabel):
 def _svg(fig):
     "A figure as SVG text, the same bytes for the same figure"
     out, nothing = io.StringIO(), dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
-    with plt.rc_context({'svg.hashsalt': 'liverseg', 'svg.fonttype': 'none'}):
+    with plt.rc_context({'svg.hashsalt': 'liverseg', 'svg.fonttype': 'none'}), any_letters():
         fig.savefig(out, format='svg', transparent=True, metadata=nothing)
     return out.getvalue()[out.getvalue().index('<svg'):]
 
@@ -261,11 +262,13 @@ def write_report(
         for table, name in ((cases, 'cases.csv'), (slices, 'slices.csv')):
             table.map(as_cell).to_csv(part/name, index=False, float_format='%.6f', lineterminator='\n')
         (part/'summary.json').write_text(json.dumps(dict(summary, rows=rows), indent=1) + '\n')
-        if fig: fig.savefig(part/'cases.png', dpi=80, metadata={'Software': None}); plt.close(fig)
+        with any_letters():
+            if fig: fig.savefig(part/'cases.png', dpi=80, metadata={'Software': None}); plt.close(fig)
         picture = (part/'cases.png').read_bytes() if fig else None
         page = report_page(cases, slices, summary, picture, _command_line())
         (part/'report.html').write_text(page, encoding='utf-8')
 
+# %% ../nbs/53_report.ipynb #37db68d6
 def _command_line():
     "What was typed, if it was liverseg; '' otherwise"
     return shlex.join(['liverseg', *sys.argv[1:]]) if Path(sys.argv[0]).stem == 'liverseg' else ''

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['printable', 'BadInput', 'Note', 'as_cell', 'from_cell', 'atomic_write', 'check_target', 'staged', 'whole_folder',
-           'staging', 'watched', 'track', 'WorkerLost', 'each', 'fresh_workers', 'file_sha256', 'package_text']
+           'staging', 'watched', 'track', 'PoolUnfit', 'WorkerLost', 'each', 'fresh_workers', 'file_sha256',
+           'package_text']
 
 # %% ../nbs/91_work.ipynb #e082a801
 import hashlib, json, multiprocessing, os, pickle, re, shutil, sys, threading, time, unicodedata
@@ -203,6 +204,10 @@ def _rated(bar):
 def _rate(per_second): return f'{per_second:.0f} a second' if per_second >= 1 else f'{3600*per_second:.0f} an hour'
 
 
+# %% ../nbs/91_work.ipynb #bdf45d89
+class PoolUnfit(Exception):
+    "A pool will do no more work, and says why; nothing is wrong with the items"
+
 # %% ../nbs/91_work.ipynb #a567e295
 class WorkerLost(BadInput):
     "A worker ended without an answer, each time that it got this item"
@@ -260,7 +265,7 @@ def _in_order(func, items, pool, batch, ahead, most=None):
 def _answer(work, task, future, pool, tries=None):
     "What a task gave; if its worker was lost, its items are tried again, one at a time"
     try: return future.result()
-    except (CancelledError, BadInput): raise # the pool is gone, or says why it will not do
+    except (CancelledError, PoolUnfit): raise # the pool is gone, or says why it will not do
     except Exception as e: lost = (None, _lost(e))
     tries = getattr(pool, 'tries', 3) if tries is None else tries
     if not tries and len(task) == 1: return [lost]

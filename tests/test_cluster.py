@@ -14,6 +14,7 @@ import pytest
 from conftest import LIVERSEG, content, run
 from liverseg import cluster as room
 from liverseg.cluster import Share, cluster
+from liverseg.phantom import make_cohort
 from liverseg.work import BadInput, each
 
 DASK = str(Path(sys.executable).with_name('dask'))
@@ -173,6 +174,24 @@ def test_a_misfit_that_comes_later_ends_the_work_in_a_sentence(tmp_path):
         with cluster(str(it.file)) as pool:
             for n in each(slow, list(range(10000)), pool=pool):
                 if n == 0: it.worker('--preload', tmp_path / 'late.py')
+
+
+@pytest.mark.all
+def test_a_misfit_that_comes_later_costs_nothing_that_is_finished(tmp_path):
+    (tmp_path / 'late.py').write_text(MISFITS['version'][0])
+    make_cohort(tmp_path / 'scans', n_train=40, n_test=1, seed=1, shape=(96, 96, 30))
+    done, how = tmp_path / '.png.partial/.done', ['convert', tmp_path / 'scans', tmp_path / 'png', '--no-check']
+    with dask(tmp_path, workers=1) as it:
+        client = subprocess.Popen([*LIVERSEG, *map(str, how), '--cluster', str(it.file)], stderr=subprocess.PIPE,
+                                  text=True)
+        slices = lambda: sum('"slices"' in p.read_text() for p in done.glob('train.*.json'))
+        wait_for(lambda: slices() > 1)
+        it.worker('--preload', tmp_path / 'late.py')
+        assert 'has liverseg 0.0.9' in client.communicate()[1] and client.returncode == 1
+    assert 1 < slices() < 41
+    run(*how, ok=0)
+    run('convert', tmp_path / 'scans', tmp_path / 'whole', '--no-check', ok=0)
+    assert content(tmp_path / 'png') == content(tmp_path / 'whole')
 
 
 @pytest.mark.all

@@ -161,3 +161,15 @@ def test_what_does_not_fit_together_is_refused(folders):
     assert 'give DATA and REPORT' in run('evaluate', 'data', ok=2).stderr
     assert 'there is no such file' in measure(folders, '--against', folders / 'nowhere', ok=1).stderr
     assert not (folders / 'report').exists()
+
+
+def test_names_in_letters_that_a_font_lacks(tmp_path):
+    "They are boxes in a picture, and no warnings"
+    true = np.zeros((30, 30, 12), np.uint8)
+    true[5:25, 5:20, 2:10] = 1
+    for name in ('肝臓', 'b'):
+        for folder, mask in dict(truth=true, pred=np.roll(true, 1, 0)).items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(mask, np.diag([.8, .8, 5, 1])), tmp_path / folder / f'{name}.nii.gz')
+    done = run('evaluate', '--pred', tmp_path / 'pred', '--truth', tmp_path / 'truth', tmp_path / 'out', ok=0)
+    assert done.stderr == '' and '肝臓' in (tmp_path / 'out/cases.csv').read_text(encoding='utf-8')

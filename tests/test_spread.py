@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from conftest import ROOT, content
 from liverseg.check import as_json, check, merge_checks, remarks, write_checks
 from liverseg.cluster import Share
 from liverseg.compare import evaluate_masks, merge_masks, read_cases
+from liverseg.convert import make_dataset
 from liverseg.evaluate import evaluate, merge_report
 from liverseg.folder import merge_results, predict_folder
 from liverseg.layouts import find_cases
 from liverseg.measured import parts_of_masks
-from liverseg.work import BadInput, _Processes
+from liverseg.work import BadInput, PoolUnfit, _Processes
 
 
 def quiet(message): pass
@@ -205,6 +206,29 @@ def test_a_worker_that_is_killed_from_outside(scans, serial, model, tmp_path):
         time.sleep(.01)
     assert killed and done.returncode == 0
     assert files(out) == files(serial)
+
+
+class Wearing:
+    "A pool that looks at four cases, converts two, and then will not go on"
+    ahead, tries, done = 1, 1, 0
+    def submit(self, func, *args):
+        self.done, answer = self.done + 1, Future()
+        if self.done <= 6: answer.set_result(func(*args))
+        else: answer.set_exception(PoolUnfit('this worker has liverseg 0.0.9'))
+        return answer
+
+
+@pytest.mark.parametrize('on_error', ['stop', 'skip'])
+def test_what_is_converted_outlasts_a_pool_that_will_not_go_on(on_error, cohort, png, tmp_path):
+    "It is not the scans that are wrong"
+    how = (cohort, tmp_path / 'png')
+    with pytest.raises(PoolUnfit, match='0.0.9'): make_dataset(*how, check=False, on_error=on_error, pool=Wearing())
+    part = tmp_path / '.png.partial'
+    finished = {p: p.stat().st_mtime_ns for p in part.rglob('images/*/*.png')}
+    assert len({p.parent for p in finished}) == 2
+    make_dataset(*how, check=False, on_error=on_error)
+    for path, when in finished.items(): assert (how[1] / path.relative_to(part)).stat().st_mtime_ns == when
+    assert content(how[1] / 'train') == content(png / 'train')
 
 
 # ---- evaluation of a network
