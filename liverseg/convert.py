@@ -79,7 +79,7 @@ def make_dataset(
 
 # %% ../nbs/01_convert.ipynb #5e489c89
 def _check_options(src, dst, check, strict):
-    "The result must not replace its source, and only a check can find what --strict forbids"
+    "Raise `BadInput` if the result would replace its source, or if `strict` is asked for without the check it needs"
     if Path(dst).resolve() in (src.resolve(), *src.resolve().parents):
         raise BadInput(f'{dst}: holds {src}, which would be replaced; give the name of a new folder')
     if strict and not check: raise BadInput('--strict needs the check, which --no-check leaves out; give one of them')

@@ -187,7 +187,7 @@ def parts_of_masks(
 def remove_parts(
     report, # folder of a report that is made
 ):
-    "Remove the parts beside it"
+    "Remove the parts beside a report; raises `BadInput` if one is missing"
     for p in finished_parts(f'{report}.jsonl'): p.unlink(missing_ok=True)
 
 # %% ../nbs/55_measured.ipynb #e04fa8fb

@@ -136,7 +136,7 @@ def _made(job, case, found):
 
 # %% ../nbs/25_runs.ipynb #89180f65
 def _sentence(job, case, error):
-    "A sentence on a case that failed; a disk that is full, and the like, ends a run unless it skips"
+    "A sentence on a case that failed; an `OSError`, as of a full disk, is raised again unless bad cases are skipped"
     if isinstance(error, WorkerLost): return f'{case.image}: {error}'
     if isinstance(error, BadInput): return str(error)
     if isinstance(error, OSError) and job.on_error == 'stop': raise error

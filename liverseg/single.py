@@ -72,7 +72,7 @@ def import_slices(
 _SLICE_COLUMNS = ('file', 'subject', 'z', 'split')
 
 def _slice_table(src):
-    "The adapter's manifest, checked"
+    "The manifest of a folder of slices, checked; raises `BadInput`"
     path = src/'manifest.csv'
     advice = 'it lists file, subject, z and split of each slice'
     if not path.is_file(): raise BadInput(f'{path}: there is no such file; {advice}')
