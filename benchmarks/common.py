@@ -120,6 +120,7 @@ def free(real=REAL, work=WORK, without=(), every=4):
     `without` names parts that are left out: 'free2d', the slices without liver, 'msd_volume' or 'made', the synthetic
     ones."""
     names = [name for name in ('msd2d', 'free2d', 'msd_volume', 'made') if name not in without]
+    if names == ['msd2d']: return _slices('msd2d', real, work)
     dst = Path(work) / '+'.join(names) # named for what is in it
     if (dst / 'manifest.csv').is_file(): return dst
     parts = dict(msd2d=_slices('msd2d', real, work), free2d=_slices('free2d', real, work),

@@ -46,11 +46,11 @@ def keepers():
 
     class Average(Callback):
         order, average = 66, None
-        def after_batch(self):
-            if not self.training: return
-            if self.average is None:
+        def before_fit(self):
+            if self.average is None: # before the hooks of fastai's decoder hold what cannot be copied
                 self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(.99), use_buffers=True)
-            self.average.update_parameters(self.model)
+        def after_batch(self):
+            if self.training: self.average.update_parameters(self.model) # the first time, it takes them as they are
     return Best(), Average()
 
 
