@@ -102,14 +102,7 @@ def report_measured(
     summary = dict(first, **summarise(slices, cases), **last)
     if failed := part_told(found)['failed']: summary['failed'] = failed
     write_report(report, _with_errors(cases, failed), slices, summary, draw(cases, slices))
-    _journal_path(report).unlink(missing_ok=True)
     return summary
-
-# %% ../nbs/55_measured.ipynb #a3103b04
-def _journal_path(report, part=None):
-    "Where what is measured is kept until the report or the part is there"
-    path = part_path(f'{report}.jsonl', part)
-    return path.with_name(f'.{path.name}')
 
 # %% ../nbs/55_measured.ipynb #154f4455
 def part_told(
@@ -128,9 +121,7 @@ def _written_part(report, part, how, found):
         if not ours: raise BadInput(f'{path}: another run is writing it at this moment; wait until it ends')
         with growing(path) as f:
             f.write(json.dumps(dict(_lasting(how), liverseg=__version__)) + '\n')
-            cases = [case for case in found if f.write(json.dumps(case) + '\n')]
-    _journal_path(report, part).unlink(missing_ok=True)
-    return cases
+            return [case for case in found if f.write(json.dumps(case) + '\n')]
 
 def _lasting(how):
     "The same in JSON, with paths that mean the same from everywhere"
@@ -193,7 +184,8 @@ def remove_parts(
 # %% ../nbs/55_measured.ipynb #e04fa8fb
 def _going_on(ask, items, stamp, report, part, how, say):
     "Yield what is found, case by case; what a stopped run has found in the same files is not asked for again"
-    with _journal(_journal_path(report, part), how) as (known, keep):
+    place = part_path(f'{report}.jsonl', part)
+    with _journal(place.with_name(f'.{place.name}'), how) as (known, keep):
         same = {s: known[s] for s, item in items.items() if s in known and known[s]['stamp'] == stamp(item)}
         if same: say(f'{len(same)} case(s) had been measured when the last run was stopped')
         fresh = ask({s: item for s, item in items.items() if s not in same})
@@ -213,6 +205,7 @@ def _journal(path, how):
                 if 'error' not in found: f.write(json.dumps(found) + '\n')
                 return found
             yield {found['subject']: found for found in known}, keep
+        if ours: path.unlink(missing_ok=True)
 
 def _measured_before(path, head):
     "What a run had found, if in this way; the last line may be cut off"
