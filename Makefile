@@ -65,7 +65,7 @@ bench: $(READY)  ## conversion against the plain loop, MONAI and compression alo
 study: $(READY)  ## the trainings behind the defaults, on ../shared/data; finished ones are skipped (two hours)
 	$(BIN)/python benchmarks/study.py
 
-weights: $(READY)  ## the network that ships, from ../shared/data, into liverseg/weights/ (an hour and more)
+weights: $(READY)  ## the network that ships, from ../shared/data, into liverseg/weights/ (half an hour)
 	$(BIN)/python benchmarks/weights.py
 
 best: $(READY)  ## the best model, from ../shared/data, in real/study/models/best (an hour)
@@ -87,7 +87,7 @@ bench-step: $(READY)  ## where the time of a training step goes (five minutes)
 bench-feed: $(READY)  ## a training against the bare network on data in memory (five minutes)
 	$(BIN)/python benchmarks/feed.py
 
-bench-scale: $(READY)  ## processes and a Dask cluster against one process, 10,000 scans, a thousand workers (an hour)
+bench-scale: $(READY)  ## processes and a Dask cluster against one process, 10,000 scans, a thousand workers (ten minutes)
 	$(BIN)/python -m pip install --quiet -e '.[cluster]'
 	$(BIN)/python benchmarks/scale.py
 

@@ -100,8 +100,8 @@ def best_batch(net, x):
 
 def one(name, model, scan, truth):
     "Run one contestant: seconds a slice, slices, gigabytes, Dice if it made a whole mask"
-    from liverseg.pixels import PixelForm
-    from liverseg.pixels import prepare
+    import torch
+    from liverseg.pixels import PixelForm, prepare
     from liverseg.metrics import dice
     from liverseg.models import load_onnx, open_model
     from liverseg.save import export_onnx
@@ -124,7 +124,7 @@ def one(name, model, scan, truth):
             seconds = (time.perf_counter() - start)/n
             more = dict(dice=dice(found.mask, true), slices_looked_at=found.how['slices_looked_at'])
         elif name in ('bare', 'monai'):
-            x = prepare([PixelForm.of(meta).as_read(to_slices(vol.data)[z]) for z in zs], meta)
+            x = torch.from_numpy(prepare([PixelForm.of(meta).as_read(to_slices(vol.data)[z]) for z in zs], meta))
             if name == 'bare': seconds, more = best_batch(net, x)
             else: seconds = monai(net, meta, x)
         else: seconds = fastai(name, net, meta, vol, zs, tmp)

@@ -1,6 +1,6 @@
 """From one scan to a million: what spreading the work costs, what it needs, and where it breaks first.
 
-    python benchmarks/scale.py                      # all of it (an hour on two quiet cores)
+    python benchmarks/scale.py                      # all of it (ten minutes on two quiet cores)
     python benchmarks/scale.py spread simulate      # some of it; the rest of scale.json stays as it is
     python benchmarks/scale.py --quick              # all of it in a few minutes, with fewer scans
 

@@ -208,6 +208,10 @@ def _journal(path, how):
         if ours: path.unlink(missing_ok=True)
 
 def _measured_before(path, head):
-    "What a run had found, if in this way; the last line may be cut off"
+    "What a run had found, if in this way; the last line may be cut off, and a damaged file is worth nothing"
     if _read_head(path) != json.loads(head): return []
-    with open(path, encoding='utf-8') as f: return [json.loads(line) for line in list(f)[1:] if line.endswith('\n')]
+    try:
+        with open(path, encoding='utf-8') as f: lines = [line for line in list(f)[1:] if line.endswith('\n')]
+        found = list(map(json.loads, lines))
+    except (ValueError, RecursionError): return []
+    return found if all(isinstance(case, dict) and {'subject', 'stamp'} <= case.keys() for case in found) else []

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import ROOT, content
 
@@ -269,6 +268,18 @@ def test_a_stopped_report_goes_on(png, report, model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): evaluate(*how, device='cpu', say=quiet)
     evaluate(*how, 'flip', device='cpu', say=quiet)
     assert len(asked) == 6
+
+
+WHOLE = '{"subject": "a", "stamp": "s"}\n'
+
+
+@pytest.mark.parametrize('text, n', [(WHOLE, 1), (WHOLE + '{"sub', 1), ('{"subject": "a"}\n', 0), ('nonsense\n', 0),
+                                     ('[1]\n', 0), ('['*100_000 + '\n', 0)])
+def test_what_a_stopped_report_left_may_be_damaged(text, n, tmp_path):
+    from liverseg.measured import _measured_before
+    head = json.dumps(dict(liverseg='0'))
+    (tmp_path / 'left.jsonl').write_text(f'{head}\n{text}')
+    assert len(_measured_before(tmp_path / 'left.jsonl', head)) == n
 
 
 def spoil(png, tmp_path):
