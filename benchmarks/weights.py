@@ -3,15 +3,16 @@
 Steps that are done are skipped.
 
     python benchmarks/weights.py               # what `make weights` runs; two trainings side by side, one thread each
-    python benchmarks/weights.py --no-folds    # without the networks trained on half of the patients
-    python benchmarks/weights.py --train half0 # one of the networks alone: liver, half0 or half1
+    python benchmarks/weights.py --no-folds    # without the four networks that are trained on less
+    python benchmarks/weights.py --train half0 # one of the networks alone: liver, half0, half1, free0 or free1
 
 It is trained on what may train weights that ship (`common.free`): msd2d, one whole volume of it, slices without liver.
 A few more epochs from there include synthetic slices, and what ships is the mean of the weights before and after them
 (Wortsman et al., Robust fine-tuning of zero-shot models, 2022): the mean keeps what the first training knows of real
 scans, and leaves no liver where the synthetic slices have none. Patients 1 and 17 and the slices of curvas2d are in no
-training. Two more networks, each trained on half of the patients, are measured on the other half: how much false liver
-there is on slices that they were not trained on, and how good a mask is, given what its network says of it.
+training. Four more networks are made in the same way from less. Two lack half of the patients each and are measured on
+that half: how good a mask is, given what its network says of it, and how much false liver there is. Two lack the slices
+without liver of half of the patients and nothing else, and are measured on these.
 """
 
 import argparse, json, os, shutil, subprocess, sys
@@ -28,7 +29,7 @@ from liverseg.liver import model_path
 RECIPE = dict(size=256, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3,
               save='best', seed=42)
 TUNING = dict(epochs=4, batch_size=8, loss='ce', augment='mild', lr=3e-4, save='average', seed=43)
-NETWORKS = ('liver', 'half0', 'half1')
+NETWORKS = ('liver', 'half0', 'half1', 'free0', 'free1')
 LICENCE = 'CC BY-SA 4.0'
 CARD = 'card.json'
 
@@ -87,7 +88,7 @@ def slices_of(name, args, made=False):
     whole = slices(args, made)
     if name == 'liver': return whole
     data = args.work / (f'{name}+made' if made else name)
-    if not data.exists(): without(whole, data, folds(args)[NETWORKS.index(name) - 1])
+    if not data.exists(): without(whole, data, folds(args)[int(name[-1])], alone=name.startswith('free'))
     return data
 
 
@@ -154,28 +155,38 @@ def own_and_true(net, meta, folder, table):
     return found
 
 
-def left_out(args):
-    """Two networks, each trained on half of the patients and run on the other half: false liver on slices without
-    liver, and own and true Dice of patients with it"""
+def not_seen(name, args):
+    """A network that was trained without a half, and each half in turn: number of the half, network, description, the
+    rows that it lacks"""
     from liverseg.manifest import read_manifest
-    from liverseg.pixels import PixelForm, resize_mask
     from liverseg.models import open_model
-    from liverseg.tta import slice_probs
-    whole, empty, cases = slices(args), [], []
+    table = read_manifest(slices(args), ['train'])
     for k, out in enumerate(folds(args)):
-        net, meta, _ = open_model(args.work / f'models/half{k}_mean', 'cpu')
-        table = read_manifest(whole, ['train'])
-        table = table[table['subject'].isin(out)]
-        cases += [dict(c, half=k) for c in own_and_true(net, meta, whole, table) if c['true_px']]
+        net, meta, _ = open_model(args.work / f'models/{name}{k}_mean', 'cpu')
+        yield k, net, meta, table[table['subject'].isin(out)]
+
+
+def false_liver(name, args):
+    "Liver that two such networks find on the slices without liver that they lack, in pixels of 256 × 256"
+    from liverseg.pixels import PixelForm, resize_mask
+    from liverseg.tta import slice_probs
+    whole, empty = slices(args), []
+    for _, net, meta, table in not_seen(name, args):
         table = table[table['liver_px'] == 0]
         probs = slice_probs(net, meta, (PixelForm.of(meta).read(whole / f) for f in table['image']))
-        empty += [dict(subject=r.subject, z=r.z, px=int(resize_mask(p > .5, (256, 256)).sum())) for r,
-                  p in zip(table.itertuples(), probs)]
+        empty += [dict(subject=r.subject, z=r.z, px=int(resize_mask(p > .5, (256, 256)).sum()))
+                  for r, p in zip(table.itertuples(), probs)]
     px = np.array([f['px'] for f in empty])
-    missed = [c for c in cases if c['own'] is None] # a liver of which nothing was found promises nothing
-    false = dict(missed_livers=len(missed), slices=len(px), mean_px=round(float(px.mean()), 2),
-                 empty=round(float((px == 0).mean()), 4), worst=sorted(empty, key=lambda f: -f['px'])[:10])
-    return false, [c for c in cases if c['own'] is not None]
+    return dict(slices=len(px), mean_px=round(float(px.mean()), 2), empty=round(float((px == 0).mean()), 4),
+                worst=sorted(empty, key=lambda f: -f['px'])[:10])
+
+
+def own_and_true_of_halves(args):
+    "Own and true Dice of the patients with liver that each of two networks lacks; livers of which nothing was found"
+    cases = [dict(c, half=k) for k, net, meta, table in not_seen('half', args)
+             for c in own_and_true(net, meta, slices(args), table) if c['true_px']]
+    found = [c for c in cases if c['own'] is not None] # a mask that is empty promises nothing
+    return found, len(cases) - len(found)
 
 
 def expectation(cases, args):
@@ -200,11 +211,12 @@ def expectation(cases, args):
     return card
 
 
-def without(whole, data, out):
-    "A copy of the training slices without some subjects"
+def without(whole, data, out, alone=False):
+    "A copy of the training slices without some subjects; `alone`: without their slices without liver alone"
     shutil.copytree(whole, part := data.with_name(f'{data.name}.part'), dirs_exist_ok=True)
     table = pd.read_csv(part / 'manifest.csv', dtype=str, keep_default_na=False)
-    table[~table['subject'].isin(out)].to_csv(part / 'manifest.csv', index=False)
+    gone = table['subject'].isin(out) & (not alone or table['liver_px'] == '0')
+    table[~gone].to_csv(part / 'manifest.csv', index=False)
     part.rename(data)
 
 
@@ -232,7 +244,7 @@ def main():
     parser.add_argument('--work', type=Path, default=WORK.parent / 'weights', help='folder for slices and models')
     parser.add_argument('--out', type=Path, default=model_path(), help='folder of the package')
     parser.add_argument('--no-folds', dest='folds', action='store_false',
-                        help='leave out the two networks trained on half of the patients')
+                        help='leave out the four networks that are trained on less')
     parser.add_argument('--train', choices=NETWORKS, help='make this network and nothing else')
     args = parser.parse_args()
     if args.train: return made_of(args.train, args)
@@ -246,8 +258,9 @@ def main():
     card['trunk'] = trunk(args.out, args)
     write(args.out / CARD, card)
     if args.folds:
-        card['false_liver'], cases = left_out(args)
-        card['expected'] = expectation(cases, args)
+        card['false_liver'] = {name: false_liver(name, args) for name in ('free', 'half')}
+        cases, missed = own_and_true_of_halves(args)
+        card['expected'] = dict(expectation(cases, args), missed_livers=missed)
         write(args.out / CARD, card)
         shipped(models / 'liver_mean', args.out, expected=card['expected']['fit'])
     print(json.dumps({k: card[k] for k in card if k not in ('machine', 'recipe')}, indent=1)[:3000])
