@@ -4,6 +4,7 @@ Steps that are done are skipped.
 
     python benchmarks/weights.py               # what `make weights` runs; two trainings side by side, one thread each
     python benchmarks/weights.py --no-folds    # without the four networks that are trained on less
+    python benchmarks/weights.py --in-turn     # free0 and free1 alone; their figures go into the card that is there
     python benchmarks/weights.py --train half0 # one of the networks alone: liver, half0, half1, free0 or free1
 
 It is trained on what may train weights that ship (`common.free`): msd2d, one whole volume of it, slices without liver.
@@ -177,8 +178,8 @@ def false_liver(name, args):
         empty += [dict(subject=r.subject, z=r.z, px=int(resize_mask(p > .5, (256, 256)).sum()))
                   for r, p in zip(table.itertuples(), probs)]
     px = np.array([f['px'] for f in empty])
-    return dict(slices=len(px), mean_px=round(float(px.mean()), 2), empty=round(float((px == 0).mean()), 4),
-                worst=sorted(empty, key=lambda f: -f['px'])[:10])
+    return dict(machine=machine(), slices=len(px), mean_px=round(float(px.mean()), 2),
+                empty=round(float((px == 0).mean()), 4), worst=sorted(empty, key=lambda f: -f['px'])[:10])
 
 
 def own_and_true_of_halves(args):
@@ -238,6 +239,15 @@ def trunk(model, args):
                 seconds=found.how['seconds'])
 
 
+def in_turn(args):
+    "Add to the card how much liver is found on slices without liver that were left out in turn"
+    train_all(NETWORKS[3:], args)
+    card = json.loads((args.out / CARD).read_text())
+    card['false_liver'] = dict(card.get('false_liver', {}), free=false_liver('free', args))
+    write(args.out / CARD, card)
+    print(json.dumps(card['false_liver']['free'], indent=1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--real', type=Path, default=REAL, help='folder with the real slices and volumes')
@@ -245,9 +255,12 @@ def main():
     parser.add_argument('--out', type=Path, default=model_path(), help='folder of the package')
     parser.add_argument('--no-folds', dest='folds', action='store_false',
                         help='leave out the four networks that are trained on less')
+    parser.add_argument('--in-turn', action='store_true',
+                        help='make and measure only the two networks that lack slices without liver')
     parser.add_argument('--train', choices=NETWORKS, help='make this network and nothing else')
     args = parser.parse_args()
     if args.train: return made_of(args.train, args)
+    if args.in_turn: return in_turn(args)
     train_all(NETWORKS if args.folds else NETWORKS[:1], args)
     models = args.work / 'models'
     shipped(models / 'liver_mean', args.out)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from conftest import run
+from conftest import ROOT, run
 from liverseg.liver import model_path
 
 NOBODY = {'https_proxy': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9', 'HF_HUB_OFFLINE': '1'}
@@ -45,6 +45,15 @@ def test_its_files(tmp_path):
     assert not any('ircad' in s or 'curvas' in s for part in meta['subjects'].values() for s in part)
     assert not re.search(r'/(work|root|home|tmp)/',
                          (folder / 'model.json').read_text() + (folder / 'card.json').read_text())
+
+
+def test_the_figures_of_the_readme_are_those_of_the_card():
+    card = json.loads((model_path() / 'card.json').read_text())
+    both, pred, true = np.array([counts[1:4] for counts in card['ircad']['counts'][::-1]]).T # 17, then 1
+    wanted = ([f"{card['valid']['mean_case_dice']:.3f}"], [f'{d:.3f}' for d in 2*both/(pred + true)],
+              [f"{card['curvas']['mean_case_dice']:.3f}"])
+    table = (ROOT / 'README.md').read_text().split('**the network that ships**')[1].splitlines()[:3]
+    assert [line.split('|')[-3].strip() for line in table] == [', '.join(w) for w in wanted]
 
 
 def test_a_mask_without_a_connection(patient, tmp_path):
