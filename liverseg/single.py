@@ -39,10 +39,10 @@ def write_slice(
     mask, # uint8 (h, w), 0 and 1; None: there is none
 ) -> dict: # the manifest's image, mask and liver_px
     "Write one slice and its mask as PNG; raises `OSError` with the file's name, for instance if the disk is full"
-    def write(kind, *png):
+    def write(kind, what, filter=SUB):
         path = Path(root)/case.split/kind/case.subject/f'{case.subject}_{z:03d}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
-        _png(*png[:1], str(path), *png[1:])
+        _png(what, str(path), filter)
         return path.relative_to(root).as_posix()
     row = dict(image=write('images', pixels), mask='', liver_px='')
     return row if mask is None else row | dict(mask=write('masks', mask, NONE), liver_px=int(np.count_nonzero(mask)))
