@@ -23,7 +23,8 @@ CHANGES = dict(base={}, dice_ce=dict(loss='dice_ce'), plain_fit=dict(fit='plain'
                spots=dict(augment='spots'), free=dict(data='free'), made=dict(data='made'),
                smp=dict(net='smp', fit='plain', precision='fp32'), fp32=dict(precision='fp32'),
                wide=dict(augment='wide'), full=dict(augment='full'),
-               short=dict(epochs=6), long=dict(epochs=24), longer=dict(epochs=48), px192=dict(size=192), fastai_decoder=dict(decoder='fastai'))
+               short=dict(epochs=6), long=dict(epochs=24), longer=dict(epochs=48), px192=dict(size=192),
+               fastai_decoder=dict(decoder='fastai'))
 
 
 def fit_plain(learn, epochs, lr):
