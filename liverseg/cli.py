@@ -269,15 +269,16 @@ def predict(scan, out, model, post, overwrite, date, also, batch_size, form, wor
 
 # %% ../nbs/93_cli.ipynb #4b91f185
 def _predict_one(scan, out, models, form, how):
-    "Segment one scan, and say the liver's volume"
+    "Segment one scan, and say the liver's volume and how good the mask may be"
     from liverseg.cases import spacing_known
     from liverseg.predict import predict
     _idle('workers', 'cluster', 'part', only='with a folder of scans')
     _one_form(form, out)
     found = predict(scan, out, models, **how)
-    if spacing_known(found.scan): echo(f'liver volume {found.volume_ml:.1f} mL, mask in {out}')
-    else: echo(f'liver volume unknown, since the voxel size is; mask in {out}')
-
+    size = f'{found.volume_ml:.1f} mL' if spacing_known(found.scan) else 'unknown, since the voxel size is'
+    hoped = found.how['expected_dice']
+    echo(f'liver volume {size}; {"" if hoped is None else f"expected Dice {hoped:.3f}; "}mask in {out}, '
+         'findings and a picture beside it')
 
 # %% ../nbs/93_cli.ipynb #8718c1f4
 def _one_form(form, out):

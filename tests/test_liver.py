@@ -60,9 +60,10 @@ def test_a_mask_without_a_connection(patient, tmp_path):
     scan, truth = patient
     done = run('predict', scan, tmp_path / 'mask.nii.gz', *CPU, ok=0, env=NOBODY)
     mask, true = (np.asarray(nib.load(p).dataobj) > 0 for p in (tmp_path / 'mask.nii.gz', truth))
-    assert 'liver volume' in done.stdout and dice(mask, true) > .85
-    assert (json.loads((tmp_path / 'mask.json').read_text())['model']
-            == json.loads((model_path() / 'model.json').read_text())['sha256'][:16])
+    told = json.loads((tmp_path / 'mask.json').read_text())
+    assert f'expected Dice {told["expected_dice"]:.3f};' in done.stdout
+    assert f'liver volume {told["volume_ml"]:.1f} mL;' in done.stdout and dice(mask, true) > .85
+    assert told['model'] == json.loads((model_path() / 'model.json').read_text())['sha256'][:16]
 
 
 def test_a_scan_without_a_liver(tmp_path):
