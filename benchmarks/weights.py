@@ -27,8 +27,8 @@ import torch
 from common import REAL, WORK, away, figures, free, machine, rows, write
 from liverseg.liver import model_path
 
-RECIPE = dict(size=256, epochs=12, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3,
-              save='best', seed=42)
+RECIPE = dict(size=256, epochs=24, batch_size=8, arch='lite', decoder='light', loss='ce', augment='mild', lr=1e-3,
+              save='average', seed=42)
 TUNING = dict(epochs=4, batch_size=8, loss='ce', augment='mild', lr=3e-4, save='average', seed=43)
 NETWORKS = ('liver', 'half0', 'half1', 'free0', 'free1')
 LICENCE = 'CC BY-SA 4.0'
