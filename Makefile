@@ -65,7 +65,7 @@ bench: $(READY)  ## conversion against the plain loop, MONAI and compression alo
 study: $(READY)  ## the trainings behind the defaults, on ../shared/data; finished ones are skipped (two hours)
 	$(BIN)/python benchmarks/study.py
 
-weights: $(READY)  ## the network that ships, from ../shared/data, into liverseg/weights/ (half an hour)
+weights: $(READY)  ## the network that ships, from ../shared/data, into liverseg/weights/ (an hour)
 	$(BIN)/python benchmarks/weights.py
 
 best: $(READY)  ## the best model, from ../shared/data, in real/study/models/best (an hour)
